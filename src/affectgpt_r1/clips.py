@@ -1,0 +1,195 @@
+"""What a clip is, and the manifests that list clips.
+
+A manifest is JSON Lines (one clip a line) or CSV with the same columns; paths in it are relative to
+the manifest's folder. This module checks names and types, and that every file exists; it opens no
+media.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from affectgpt_r1.emotion.labels import parse_labels
+from affectgpt_r1.errors import ManifestError, MissingFileError
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clip of one speaking person.
+
+    Attributes:
+        id: unique within a manifest.
+        video: a file with pictures, and with sound unless `audio` is given; None: no pictures.
+        audio: a sound file that replaces the video's own track.
+        faces: face crops given by the user, npy (n, H, W, 3) uint8; they win over detection.
+        subtitle: what is said, "" where unknown.
+        labels: open-vocabulary emotion words; None: unlabelled, () is not allowed.
+        description: the reasoning that leads to the labels, the target of the think block.
+        group: clips with one group are not independent (renderings of one line, one speaker): the
+            bootstrap draws groups. None: the clip stands for itself.
+    """
+
+    id: str
+    video: Path | None = None
+    audio: Path | None = None
+    faces: Path | None = None
+    subtitle: str = ""
+    labels: tuple[str, ...] | None = None
+    description: str | None = None
+    group: str | None = None
+
+
+_PATHS = ("video", "audio", "faces")
+_TEXTS = ("subtitle", "description", "group")
+_COLUMNS = ("id", *_PATHS, "subtitle", "labels", "description", "group")
+
+
+def read_manifest(path: Path) -> tuple[Clip, ...]:
+    """Read a manifest; every fault of the file is reported in one error, with its line.
+
+    Args:
+        path: `.jsonl` (also `.json`) or `.csv`, UTF-8.
+
+    Raises:
+        MissingFileError: there is no such manifest.
+        ManifestError: wrong lines, unknown columns, repeated ids, missing media files, no clip.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no manifest at {path}: give a .jsonl or .csv file that exists")
+    problems: list[str] = []
+    clips: list[Clip] = []
+    seen: dict[str, int] = {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            str(path), [f"byte {error.start} is not UTF-8: save the file as UTF-8"]
+        ) from None
+    rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)
+    for line, row in rows:
+        faults = [row] if isinstance(row, str) else _faults(row, path.parent)
+        if isinstance(row, Mapping) and not faults:
+            clip = _clip(row, path.parent)
+            if clip.id in seen:
+                faults.append(f"id {clip.id!r} stands on line {seen[clip.id]} already")
+            else:
+                seen[clip.id] = line
+                clips.append(clip)
+        problems.extend(f"line {line}: {fault}" for fault in faults)
+    if not problems and not clips:
+        problems.append("the file lists no clip")
+    if problems:
+        raise ManifestError(str(path), problems)
+    return tuple(clips)
+
+
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
+    """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        for clip in clips:
+            file.write(json.dumps(_row(clip, path.parent), ensure_ascii=False) + "\n")
+    unfinished.replace(path)
+
+
+def _row(clip: Clip, folder: Path) -> dict[str, object]:
+    row: dict[str, object] = {"id": clip.id}
+    for name in _PATHS:
+        media: Path | None = getattr(clip, name)
+        if media is not None:
+            row[name] = Path(os.path.relpath(media, folder)).as_posix()
+    if clip.subtitle:
+        row["subtitle"] = clip.subtitle
+    if clip.labels is not None:
+        row["labels"] = list(clip.labels)
+    if clip.description is not None:
+        row["description"] = clip.description
+    if clip.group is not None:
+        row["group"] = clip.group
+    return row
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Mapping[str, object] | str]]:
+    # Not str.splitlines: a subtitle may hold U+2028, which JSON leaves as it is.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            yield number, f"not JSON ({getattr(error, 'msg', 'nested too deep')})"
+            continue
+        yield number, row if isinstance(row, dict) else "not an object in braces"
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object] | str]]:
+    reader = csv.DictReader(text.splitlines(keepends=True), restkey="more", strict=True)
+    try:
+        for row in reader:
+            if "more" in row:
+                yield reader.line_num, "more fields than columns: quote fields that hold commas"
+            else:
+                yield reader.line_num, {k: v for k, v in row.items() if v not in (None, "")}
+    except csv.Error as error:
+        yield reader.line_num, f"not CSV ({error})"
+
+
+def _faults(row: Mapping[str, object], folder: Path) -> list[str]:
+    faults = []
+    for name in row:
+        if name not in _COLUMNS:
+            near = get_close_matches(str(name), _COLUMNS, 1)
+            faults.append(f"unknown column {name!r}" + (f", {near[0]!r} is meant?" if near else ""))
+    clip_id = row.get("id")
+    if not isinstance(clip_id, str) or not clip_id.strip():
+        faults.append("'id' is missing: give each clip a text of its own")
+    for name in (*_PATHS, *_TEXTS):
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            faults.append(f"{name!r} must be text, not {type(value).__name__}")
+        elif name in _PATHS and isinstance(value, str) and not _is_file(folder / value):
+            faults.append(f"no {name} file at {value!r}")
+    labels = row.get("labels")
+    if isinstance(labels, list) and not all(isinstance(word, str) for word in labels):
+        faults.append("'labels' must hold texts only")
+    elif labels is not None and not isinstance(labels, list | str):
+        faults.append(f"'labels' must be a list or a text, not {type(labels).__name__}")
+    elif labels is not None and not parse_labels(labels):
+        faults.append("'labels' names no word: leave the column out where labels are unknown")
+    return faults
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name, a null byte
+        return False
+
+
+def _clip(row: Mapping[str, object], folder: Path) -> Clip:
+    def media(name: str) -> Path | None:
+        value = row.get(name)
+        return folder / str(value) if value is not None else None
+
+    def text(name: str) -> str | None:
+        value = row.get(name)
+        return None if value is None else str(value)
+
+    labels = row.get("labels")
+    return Clip(
+        id=str(row["id"]),
+        video=media("video"),
+        audio=media("audio"),
+        faces=media("faces"),
+        subtitle=text("subtitle") or "",
+        labels=None if labels is None else tuple(parse_labels(labels)),
+        description=text("description"),
+        group=text("group"),
+    )

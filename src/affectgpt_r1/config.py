@@ -1,0 +1,303 @@
+"""Recipes: what a run does, as YAML, checked whole before anything starts.
+
+A recipe is a file or the name of one of the package's (`small-cold-start`). Unknown and mistyped
+keys, wrong types and values out of range are all reported at once. Names and meanings of the GRPO
+settings follow TRL's GRPOConfig. This module knows nothing of models or data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from affectgpt_r1.errors import MissingFileError, RecipeError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LoraSettings(Section):
+    """The adapter (MODEL.md): rank 0 trains the language model itself."""
+
+    rank: Annotated[int, Field(ge=0)] = 16
+    alpha: PositiveInt = 32
+    dropout: Share = 0.05
+
+
+class OptimizerSettings(Section):
+    """AdamW, its learning rates and how long it runs.
+
+    Attributes:
+        learning_rate: of the adapter (or the language model).
+        fusion_learning_rate: of fusion and projectors; None: the same.
+        weight_decay: not on biases and one-dimensional weights.
+        warmup_steps: linear, from 0.
+        schedule: after the warm-up.
+        max_grad_norm: 0: no clipping.
+        batch_size: clips a step and process.
+        gradient_accumulation_steps: batches an update.
+        epochs: passes over the data, or
+        max_steps: updates in all, which wins.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    fusion_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: NonNegative = 0.05
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: NonNegative = 0.0
+    batch_size: PositiveInt = 4
+    gradient_accumulation_steps: PositiveInt = 1
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: PositiveInt | None = None
+
+
+class RunSettings(Section):
+    """Where a run writes and how often.
+
+    Attributes:
+        output: the run folder.
+        seed: of everything random.
+        save_steps: updates between checkpoints.
+        keep_checkpoints: so many newest ones stay.
+        gradient_checkpointing: less memory for more time.
+        bf16: train in bfloat16 autocast.
+        report_to: trackers by transformers' names ("trackio", "wandb", ...).
+    """
+
+    output: str
+    seed: int = 0
+    save_steps: PositiveInt = 50
+    keep_checkpoints: PositiveInt = 2
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    report_to: tuple[str, ...] = ()
+
+
+class LexiconSettings(Section):
+    """Which lexicon scores: the built-in one, or an authors' version and its folder."""
+
+    name: Literal["builtin", "mer2025", "mer2026"] = "builtin"
+    folder: str | None = None
+
+
+class DataSettings(Section):
+    """What is trained on.
+
+    Attributes:
+        train: a manifest with labels (and descriptions, where the think mode is taught).
+        test: a manifest whose ids must not be among the training ids.
+        cache: folder of the feature cache; None: in the user's cache directory.
+    """
+
+    train: str
+    test: str | None = None
+    cache: str | None = None
+
+
+class ColdStartRecipe(Section):
+    """Phase 1: supervised tuning on descriptions and labels (PAPER.md, "Two phases").
+
+    Attributes:
+        profile: nano, small or full.
+        think_share: share of samples taught in think mode; one without a description is always
+            taught the answer alone.
+        shuffle_labels: each time, the labels of an answer stand in another order: the score reads
+            a set, and an order learned by heart is not a skill.
+        modality_dropout: chance that a sample loses one of face, voice and words, so that the
+            model knows prompts with a missing part.
+    """
+
+    stage: Literal["cold-start"] = "cold-start"
+    profile: Literal["nano", "small", "full"]
+    data: DataSettings
+    run: RunSettings
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    think_share: Share = 0.5
+    shuffle_labels: bool = False
+    modality_dropout: Share = 0.0
+
+
+class RolloutSettings(Section):
+    """How completions are sampled in training; names as in TRL."""
+
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    max_completion_length: PositiveInt = 256
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+
+
+class RewardSettings(Section):
+    """The terms' weights and the length penalty (PAPER.md, "Five rewards").
+
+    Attributes:
+        accuracy, format: weights of the terms; 0 leaves a term out.
+        length_penalty: p1, p2, p3 or none, on accuracy.
+        level: ring of the wheels, 1 inner, 2 middle.
+    """
+
+    accuracy: NonNegative = 1.0
+    format: NonNegative = 1.0
+    length_penalty: Literal["none", "p1", "p2", "p3"] = "none"
+    level: Literal[1, 2] = 1
+
+
+class GrpoRecipe(Section):
+    """Phase 2: GRPO with the emotion-wheel score as reward; names as in TRL's GRPOConfig.
+
+    Attributes:
+        profile: must be the profile of the model it starts from.
+        model: a model or run folder, the result of cold start.
+        mode: answer alone, or thinking first.
+        loss_type: how tokens are averaged (grpo: in a completion, then over them; dapo: over all
+            tokens; dr_grpo: over a constant length).
+        beta: weight of the KL term to the adapter-off reference; 0: no reference work at all.
+        scale_rewards: by the group's or the batch's standard deviation, or not.
+        mask_truncated_completions: completions that never ended teach nothing.
+    """
+
+    stage: Literal["grpo"] = "grpo"
+    profile: Literal["nano", "small", "full"]
+    model: str
+    data: DataSettings
+    run: RunSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    rewards: RewardSettings = RewardSettings()
+    lexicon: LexiconSettings = LexiconSettings()
+    mode: Literal["answer", "think"] = "answer"
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
+    beta: NonNegative = 0.0
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    mask_truncated_completions: bool = False
+
+
+Recipe = TypeVar("Recipe", ColdStartRecipe, GrpoRecipe)
+
+
+def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides; every fault is reported in one error.
+
+    Args:
+        source: a YAML file, or the name of a recipe of the package.
+        kind: `ColdStartRecipe` or `GrpoRecipe`.
+        overrides: `key.sub=value`, the value as YAML.
+
+    Raises:
+        MissingFileError: there is no such file, nor a recipe of that name.
+        RecipeError: not YAML, unknown or mistyped keys, values out of range.
+    """
+    text = _read(source)
+    try:
+        settings = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(source, ["not YAML: " + " ".join(str(error).split())]) from None
+    if not isinstance(settings, dict):
+        raise RecipeError(source, ["holds no keys: write `key: value` lines"])
+    problems = [fault for item in overrides if (fault := _override(settings, item))]
+    try:
+        recipe = kind.model_validate_json(json.dumps(settings))
+    except ValidationError as error:
+        problems += [_problem(item, kind) for item in error.errors()]
+    except (TypeError, ValueError) as error:
+        problems.append(f"holds a value that is no number, text or list: {error}")
+    if problems:
+        raise RecipeError(source, problems)
+    return recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the package's recipes."""
+    folder = files("affectgpt_r1") / "recipes"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def recipe_yaml(recipe: BaseModel) -> str:
+    """A resolved recipe as YAML, in the order of its class; reads back as the same recipe."""
+    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _read(source: str) -> str:
+    path = Path(source)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise RecipeError(source, ["not UTF-8 text: name a YAML file"]) from None
+    if source in recipe_names():
+        return (files("affectgpt_r1") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8")
+    near = get_close_matches(source, recipe_names(), 1)
+    hint = f"{near[0]!r} is meant?" if near else f"the package has {', '.join(recipe_names())}"
+    raise MissingFileError(f"no recipe {source!r}: {hint}")
+
+
+def _override(settings: dict[str, Any], item: str) -> str | None:
+    """Apply one `key.sub=value` in place; returns what is wrong with it."""
+    path, equals, value = item.partition("=")
+    if not equals or not path:
+        return f"--set {item!r} is not key.sub=value"
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return f"--set {path}: {value!r} is not YAML"
+    *parents, key = path.split(".")
+    section: Any = settings
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            return f"--set {path}: {parent!r} has no keys below it"
+    section[key] = parsed
+    return None
+
+
+def _problem(error: Any, kind: type[BaseModel]) -> str:
+    place = [str(part) for part in error["loc"]]
+    name = ".".join(place)
+    if error["type"] != "extra_forbidden":
+        return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    known = _keys(kind, place[:-1])
+    # A key may be known elsewhere: `learning_rate` at the top is `optimizer.learning_rate`.
+    near = get_close_matches(place[-1], known, 1) or get_close_matches(name, _all_keys(kind), 1, 0.5)
+    elsewhere = [key for key in _all_keys(kind) if key.split(".")[-1] == place[-1]]
+    hint = (elsewhere or near or [f"known here: {', '.join(known)}"])[0]
+    return f"unknown key {name!r}" + (f", {hint!r} is meant?" if elsewhere or near else f" ({hint})")
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _keys(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
+    for part in place:
+        section = _section(kind.model_fields[part].annotation) if part in kind.model_fields else None
+        if section is None:
+            return []
+        kind = section
+    return list(kind.model_fields)
+
+
+def _all_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in kind.model_fields.items():
+        section = _section(field.annotation)
+        keys += _all_keys(section, f"{prefix}{name}.") if section else [prefix + name]
+    return keys

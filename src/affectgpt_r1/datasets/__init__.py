@@ -1,0 +1,1 @@
+"""Data sets: one file each, from its authors' folder (or from nothing) to a manifest."""

@@ -1,0 +1,88 @@
+"""Emotion labels: how a list of words is read out of what people and models write.
+
+Two parsers. `reference` is the authors' behaviour to the bit (METRIC.md, "Label parser"), remnants
+and all, so that published numbers come out. `robust` is the default for model output. Both return
+words as written, lower case, in order, repeats included; neither knows which words are emotions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from typing import Literal
+
+Parser = Literal["robust", "reference"]
+
+_REFERENCE_SPLIT = re.compile("""['",]""")
+_APOSTROPHES = str.maketrans({c: "'" for c in "\u2018\u2019\u201b\u02bc\u2032`\u00b4"})
+_SEPARATORS = re.compile(r"[,;/|\n\r\u2028\u2029、]|\s&\s|\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$")
+_LIST_MARK = re.compile(r"^(?:[-*+\u2022\u2023\u25aa\u25cf\u00b7\u2013\u2014>]+|\(?\d{1,3}[.):])\s*")
+_EDGE = " \t\f\v\"'“”„«»()[]{}<>*_#.!?:…。！？·•~=+-–—\\"
+
+
+def parse_labels(value: object, parser: Parser = "robust") -> list[str]:
+    """Read emotion words out of a label list or a model's answer; never raises.
+
+    Args:
+        value: a list of texts, a text, or nothing (None, NaN, "").
+        parser: `robust`, or `reference` for published numbers.
+
+    >>> parse_labels("1. Happy\\n2. on edge; “Relieved” and calm.")
+    ['happy', 'on edge', 'relieved', 'calm']
+    >>> parse_labels("[happy, sad].", "reference")
+    ['happy', 'sad].']
+    """
+    if value is None or (isinstance(value, float) and value != value):
+        return []
+    if parser == "reference":
+        pieces = [str(item) for item in value] if isinstance(value, list | tuple) else None
+        if pieces is None:
+            text = str(value)
+            # A lone bracket crashes the reference; it names no word.
+            text = text.removeprefix("[").removesuffix("]")
+            pieces = [p for p in (piece.strip() for piece in _REFERENCE_SPLIT.split(text)) if p]
+        return [piece.lower().strip() for piece in pieces]
+    if isinstance(value, list | tuple):
+        return [word for item in value for word in parse_labels(item)]
+    return _robust(str(value))
+
+
+def _robust(text: str) -> list[str]:
+    listed = _json_list(text)
+    if listed is not None:
+        return [word for item in listed for word in _robust(item)]
+    text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).casefold()
+    # Case folding may undo the normal form; a second round makes the result stable.
+    text = unicodedata.normalize("NFKC", text)
+    words = [_bare(piece) for piece in _split(text)]
+    return [word for word in words if word]
+
+
+def _split(text: str) -> list[str]:
+    pieces = [text]
+    while True:  # "a and or b": an outer separator uncovers the next
+        split = [part for piece in pieces for part in _SEPARATORS.split(_bare(piece))]
+        if split == pieces:
+            return pieces
+        pieces = split
+
+
+def _bare(piece: str) -> str:
+    """A piece without list marks, brackets, quotes and punctuation around it."""
+    while True:
+        bare = " ".join(_LIST_MARK.sub("", piece.strip(_EDGE)).strip(_EDGE).split())
+        if bare == piece:
+            return bare
+        piece = bare
+
+
+def _json_list(text: str) -> list[str] | None:
+    stripped = text.strip()
+    if not (stripped.startswith("[") and stripped.endswith("]")):
+        return None
+    try:
+        value = json.loads(stripped)
+    except (ValueError, RecursionError):
+        return None
+    return [str(item) for item in value] if isinstance(value, list) else None

@@ -1,0 +1,1 @@
+"""Evaluation: predict with a trained model, score predictions, and show both."""

@@ -1,0 +1,257 @@
+"""Predictions: clips in, words out, by one trained model.
+
+The same parser, prompt and sampler as in training. What a clip lacks is in the prediction's flags;
+a clip that cannot be read is an error, raised before any prediction is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from affectgpt_r1 import __version__
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.dialogue import Mode, parse_completion, prompt_pieces
+from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
+from affectgpt_r1.model.processing import AffectGPTProcessor
+from affectgpt_r1.model.profiles import (
+    PROFILES,
+    Encoders,
+    check_encoders,
+    load_encoders,
+    load_processor,
+)
+from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
+from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.features import Features, perceive
+
+#: What can be taken from the model at inference, to see what it is worth.
+Part = Literal["face", "voice", "words"]
+
+#: Told how many of how many are done.
+Progress = Callable[[int, int], None]
+
+GREEDY = SamplingSettings(max_new_tokens=256, temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A model ready to predict.
+
+    Attributes:
+        model, processor, encoders: what it consists of.
+        signature: names profile, weights and release, e.g.
+            `affectgpt-r1|profile:small|weights:1a2b3c4d|v:0.1.0`.
+    """
+
+    model: AffectGPTForConditionalGeneration
+    processor: AffectGPTProcessor
+    encoders: Encoders
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of a clip.
+
+    Attributes:
+        id: the clip's.
+        words: the answer's words.
+        think: the think block; None where there is none.
+        completion: the raw reply.
+        problems: why the reply is not well formed.
+        flags: what the clip lacked (no audio, no face found, ...).
+        model: the predictor's signature.
+        signature: how it was asked and sampled.
+    """
+
+    id: str
+    words: tuple[str, ...]
+    think: str | None
+    completion: str
+    problems: tuple[str, ...]
+    flags: tuple[str, ...]
+    model: str
+    signature: str
+
+
+def model_folder(folder: Path) -> Path:
+    """A model folder, or the final model of a run folder.
+
+    Raises:
+        ModelFolderError: neither is there.
+    """
+    if not (folder / "config.json").is_file() and (folder / "recipe.yaml").is_file():
+        if not (folder / "model" / "config.json").is_file():
+            raise ModelFolderError(
+                f"the run in {folder} is not finished: start it again to go on, or name one of "
+                "its checkpoints"
+            )
+        return folder / "model"
+    return folder
+
+
+def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
+    """Load a model folder (or a finished run folder) with its encoders.
+
+    Args:
+        folder: written by training or `save_pretrained`.
+        profile: the profile it must be of; None: any.
+
+    Raises:
+        ModelFolderError: missing, incomplete, of another profile, or made for other encoders.
+        MissingFileError: frozen weights are not on this machine.
+    """
+    folder = model_folder(folder)
+    config = read_config(folder)
+    if config.profile not in PROFILES:
+        raise ModelFolderError(
+            f"{folder}: made for profile {config.profile!r}, which is none of {', '.join(PROFILES)}"
+        )
+    if profile is not None and config.profile != profile:
+        raise ModelFolderError(
+            f"{folder}: a model of profile {config.profile!r}, but {profile!r} is asked for: "
+            f"name another model, or set profile={config.profile}"
+        )
+    encoders = load_encoders(PROFILES[config.profile])
+    check_encoders(config, encoders)
+    model = AffectGPTForConditionalGeneration.from_pretrained(folder)
+    signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
+    return Predictor(model, load_processor(folder), encoders, signature)
+
+
+def perceive_clips(
+    clips: Sequence[Clip],
+    encoders: Encoders,
+    cache: FeatureCache | None,
+    progress: Progress | None = None,
+) -> list[Features]:
+    """Features of every clip, from the cache where it has them.
+
+    Raises:
+        MediaError: a clip cannot be read; named by its file.
+    """
+    features = []
+    for done, clip in enumerate(clips, 1):
+        features.append(
+            perceive(clip, encoders.visual, encoders.audio, view=encoders.view, cache=cache)
+        )
+        if progress:
+            progress(done, len(clips))
+    return features
+
+
+def predict(
+    predictor: Predictor,
+    clips: Sequence[Clip],
+    features: Sequence[Features],
+    *,
+    mode: Mode = "answer",
+    settings: SamplingSettings = GREEDY,
+    without: Collection[Part] = (),
+    seed: int = 0,
+    batch_size: int = 16,
+    question: str | None = None,
+) -> Iterator[Prediction]:
+    """Predict clip by clip, in order; a prediction does not depend on its batch.
+
+    Args:
+        predictor: the model.
+        clips: ids and subtitles.
+        features: of the same clips.
+        mode: answer alone, or thinking first.
+        settings: greedy by default.
+        without: parts that the prompt leaves out.
+        seed: with the clip's id it seeds the sampling.
+        batch_size: clips at a time.
+        question: replaces the mode's own.
+    """
+    decoding = (
+        "greedy"
+        if settings.temperature == 0
+        else f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
+    )
+    how = f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
+    view = predictor.encoders.view
+    for start in range(0, len(clips), batch_size):
+        part = list(zip(clips, features, strict=True))[start : start + batch_size]
+        prompts = [
+            predictor.processor.prompt(
+                prompt_pieces(
+                    clip.subtitle,
+                    mode=mode,
+                    question=question,
+                    view=view,
+                    has_audio=found.has_audio and "voice" not in without,
+                    has_visual=found.has_visual and "face" not in without,
+                    has_subtitle="words" not in without,
+                )
+            )
+            for clip, found in part
+        ]
+        batch = predictor.processor.batch(prompts, [found for _, found in part])
+        batch = {name: tensor.to(predictor.model.device) for name, tensor in batch.items()}
+        seeds = [[seed_of(seed, clip.id)] for clip, _ in part]
+        groups = sample(
+            predictor.model, predictor.processor, batch, seeds=seeds, settings=settings
+        )
+        for (clip, found), prompt, (drawn,) in zip(part, prompts, groups, strict=True):
+            reply = parse_completion(predictor.processor.text(drawn.ids), mode)
+            flags = {str(flag) for flag in found.flags}
+            flags |= {"reply cut"} if not drawn.finished else set()
+            flags |= {"subtitle cut"} if prompt.truncated else set()
+            yield Prediction(
+                id=clip.id,
+                words=reply.words,
+                think=reply.think,
+                completion=reply.text,
+                problems=tuple(sorted(reply.problems)),
+                flags=tuple(sorted(flags)),
+                model=predictor.signature,
+                signature=how,
+            )
+
+
+def prediction_row(prediction: Prediction) -> dict[str, object]:
+    """A prediction as one JSON object, in the stable order of keys."""
+    return {
+        "id": prediction.id,
+        "words": list(prediction.words),
+        "think": prediction.think,
+        "completion": prediction.completion,
+        "problems": list(prediction.problems),
+        "flags": list(prediction.flags),
+        "model": prediction.model,
+        "signature": prediction.signature,
+    }
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write predictions as JSON Lines; the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(
+            json.dumps(prediction_row(p), ensure_ascii=False) + "\n" for p in predictions
+        )
+    unfinished.replace(path)
+
+
+def single_clip(path: Path, subtitle: str) -> Clip:
+    """A clip of one file outside any manifest; its name is its id.
+
+    """
+    return Clip(id=path.stem, video=path, subtitle=subtitle)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,168 @@
+"""One face kept over a clip's frames, cropped; or the crops that the user gives.
+
+The detector is OpenCV's bundled frontal cascade, or any other behind `FaceDetector`. Nothing here
+recognises who it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from affectgpt_r1.errors import MediaError, MissingFileError
+from affectgpt_r1.media.values import MediaFlag
+from affectgpt_r1.media.video import sampled_indices
+
+#: Side of a crop in pixels: what CLIP ViT-L/14 takes.
+CROP = 224
+#: Added on each side of a detected box, as a share of its side: chin and brows belong to a face.
+MARGIN = 0.15
+#: Overlap (intersection over union) from which a box is the same face as in the frame before.
+SAME_FACE = 0.2
+_SEARCH_SIDE = 480  # frames are searched at most this large
+
+#: x, y, width, height in pixels.
+Box = tuple[int, int, int, int]
+
+
+class FaceDetector(Protocol):
+    """Finds faces in a picture."""
+
+    def __call__(self, picture: NDArray[np.uint8]) -> Sequence[Box]:
+        """Boxes of the faces in an RGB picture (H, W, 3), in its pixels."""
+        ...
+
+
+def detect_with_cascade(picture: NDArray[np.uint8]) -> list[Box]:
+    """Find frontal faces with OpenCV's bundled cascade; not safe to call from several threads."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    scale = min(_SEARCH_SIDE / max(grey.shape), 1.0)
+    if scale < 1:
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    smallest = max(min(grey.shape) // 10, 24)
+    boxes = _cascade().detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
+    return [tuple(round(float(side) / scale) for side in box) for box in boxes]  # type: ignore[misc]
+
+
+@cache
+def _cascade() -> cv2.CascadeClassifier:
+    folder = Path(cv2.__file__).parent / "data"
+    return cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_default.xml"))
+
+
+def crop_faces(
+    frames: NDArray[np.uint8], detector: FaceDetector = detect_with_cascade
+) -> tuple[NDArray[np.uint8], frozenset[MediaFlag]]:
+    """Crop one face out of each frame.
+
+    The largest face of the first frame that has one is followed by overlap; a frame without it
+    takes the nearest frame's box. Without any face the whole frame is taken, and flagged.
+
+    Args:
+        frames: (t, H, W, 3) RGB.
+        detector: finds faces.
+
+    Returns:
+        (t, 224, 224, 3) RGB, squashed, bilinear; flags.
+    """
+    boxes = follow([list(detector(frame)) for frame in frames])
+    found = [place for place, box in enumerate(boxes) if box is not None]
+    if not found:
+        return np.stack([squash(frame) for frame in frames]), frozenset({MediaFlag.NO_FACE})
+    crops = []
+    for place, frame in enumerate(frames):
+        nearest = min(found, key=lambda other: abs(other - place))
+        box = boxes[nearest]
+        assert box is not None
+        crops.append(squash(_cut(frame, box)))
+    partial = {MediaFlag.PARTIAL_FACE} if len(found) < len(frames) else set()
+    return np.stack(crops), frozenset(partial)
+
+
+def follow(detections: Sequence[Sequence[Box]]) -> list[Box | None]:
+    """One face's box a frame, None where it is not seen.
+
+    A box that overlaps the last one is the same face; where none does, but faces are there, the
+    largest is followed from then on.
+
+    >>> follow([[(0, 0, 10, 10), (50, 50, 12, 12)], [(1, 1, 10, 10), (51, 50, 12, 12)]])
+    [(50, 50, 12, 12), (51, 50, 12, 12)]
+    """
+    chosen: list[Box | None] = []
+    last: Box | None = None
+    for boxes in detections:
+        box: Box | None = max(boxes, key=lambda b: b[2] * b[3], default=None)
+        if last is not None and boxes:
+            same = max(boxes, key=lambda b: overlap(b, last))
+            box = same if overlap(same, last) >= SAME_FACE else box
+        chosen.append(box)
+        last = box or last
+    return chosen
+
+
+def overlap(one: Box, other: Box | None) -> float:
+    """Intersection over union of two boxes; 0 with nothing."""
+    if other is None:
+        return 0.0
+    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    both = max(width, 0) * max(height, 0)
+    return both / (one[2] * one[3] + other[2] * other[3] - both)
+
+
+def squash(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) squashed to (224, 224, 3), bilinear, aspect not kept (MODEL.md)."""
+    resized = cv2.resize(picture, (CROP, CROP), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def read_given_faces(
+    path: Path, count: int, channel_order: Literal["bgr", "rgb"] = "bgr"
+) -> NDArray[np.uint8] | None:
+    """Read face crops from a plain npy file, uniformly sampled.
+
+    Args:
+        path: (n, H, W, 3) uint8; never unpickled.
+        count: how many are taken.
+        channel_order: OpenFace's crops, as published, are BGR.
+
+    Returns:
+        (count, 224, 224, 3) RGB; None where the array is empty (a clip in which no face was found).
+
+    Raises:
+        MissingFileError: there is no such file.
+        MediaError: it is no npy file, holds objects, or an array of another shape or type.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no face crops at {path}: check the path")
+    try:
+        crops = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise MediaError(
+            f"{path} is no plain npy file ({' '.join(str(error).split())}): save the crops with "
+            "numpy.save as uint8 (n, height, width, 3)"
+        ) from None
+    if isinstance(crops, np.ndarray) and crops.size == 0:
+        return None
+    if not isinstance(crops, np.ndarray) or crops.dtype != np.uint8 or crops.shape[3:] != (3,):
+        shape = getattr(crops, "shape", "?")
+        raise MediaError(
+            f"{path} holds {getattr(crops, 'dtype', 'no array')} {shape}, not uint8 "
+            "(n, height, width, 3): save the crops so"
+        )
+    taken = crops[sampled_indices(len(crops), count)]
+    return np.stack([squash(np.ascontiguousarray(c[..., ::-1] if channel_order == "bgr" else c))
+                     for c in taken])
+
+
+def _cut(frame: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    x, y, width, height = box
+    across, down = round(width * MARGIN), round(height * MARGIN)
+    top, left = max(y - down, 0), max(x - across, 0)
+    return frame[top : y + height + down, left : x + width + across]

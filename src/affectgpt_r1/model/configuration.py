@@ -1,0 +1,62 @@
+"""The configuration of an AffectGPT model: the language model's shape, the features' widths, LoRA.
+
+It names the encoders and the frozen language model; it holds no weights and loads none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class AffectGPTConfig(PreTrainedConfig):
+    """Configuration of `AffectGPTForConditionalGeneration`.
+
+    Attributes:
+        text_config: the language model's configuration; its hidden size is H.
+        language_model: name of the frozen weights (`weights.load_language_model`); None: the
+            language model's weights lie in the model folder itself.
+        language_model_digest: digest of the frozen weights the model was trained on; "" unknown.
+        profile: nano, small, full, or a name of the user's own.
+        view: whether the visual encoder saw face crops or whole frames.
+        visual_encoder, audio_encoder: names and settings of the encoders whose features the fusion
+            was trained on, as `perception.encoder_identity` writes them; "" unknown.
+        visual_width, audio_width: D_v and D_a.
+        lora_rank, lora_alpha, lora_dropout: of the adapter on all seven linears of every layer;
+            rank 0: no adapter, the language model itself is trained.
+        bos_at_inference: whether a prompt begins with the beginning-of-sequence token, as it does
+            in training (MODEL.md, "Ours"; the authors' checkpoint: false).
+    """
+
+    model_type = "affectgpt"
+    sub_configs_defaults = {  # noqa: RUF012 - transformers' own convention
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")
+    }
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    language_model: str | None = None
+    language_model_digest: str = ""
+    profile: str = "nano"
+    view: str = "face"
+    visual_encoder: str = ""
+    audio_encoder: str = ""
+    visual_width: int = 768
+    audio_width: int = 1024
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    bos_at_inference: bool = True
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn a dictionary of the language model's settings into its configuration."""
+        if isinstance(self.text_config, dict):
+            settings = dict(self.text_config)
+            self.text_config = AutoConfig.for_model(settings.pop("model_type", "llama"), **settings)
+        elif self.text_config is None:
+            self.text_config = AutoConfig.for_model("llama")
+        super().__post_init__(**kwargs)

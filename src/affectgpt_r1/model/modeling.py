@@ -1,0 +1,364 @@
+"""AffectGPT for conditional generation: modality tokens and text in, a completion out.
+
+The encoders stay outside: this module takes features (MODEL.md). A model folder holds what was
+trained (fusion and adapter) and names the frozen language model; only a language model that has no
+name elsewhere (nano) or was trained itself (rank 0) lies in the folder too. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.model.configuration import AffectGPTConfig
+from affectgpt_r1.model.fusion import Fusion
+from affectgpt_r1.model.weights import load_language_model, weights_digest
+
+#: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_FUSION, _ADAPTER, _LANGUAGE_MODEL = "fusion.safetensors", "adapter", "language_model"
+
+
+class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A language model with LoRA that reads three modality tokens a clip.
+
+    Args:
+        config: shapes and names.
+        language_model: the frozen language model; None builds one with random weights.
+    """
+
+    config: AffectGPTConfig
+    config_class = AffectGPTConfig
+    base_model_prefix = "language_model"
+    main_input_name = "input_ids"
+    input_modalities = ("video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self, config: AffectGPTConfig, language_model: PreTrainedModel | None = None
+    ) -> None:
+        super().__init__(config)
+        assert isinstance(config.text_config, PreTrainedConfig)
+        self.language_model: Any = (
+            language_model
+            if language_model is not None
+            else AutoModelForCausalLM.from_config(deepcopy(config.text_config))
+        )
+        self.language_model.requires_grad_(config.lora_rank == 0)
+        self.fusion = Fusion(
+            config.visual_width, config.audio_width, config.text_config.hidden_size
+        )
+        if config.lora_rank > 0:
+            self.language_model.add_adapter(
+                LoraConfig(
+                    r=config.lora_rank,
+                    lora_alpha=config.lora_alpha,
+                    lora_dropout=config.lora_dropout,
+                    target_modules=list(LORA_TARGETS),
+                )
+            )
+
+    @classmethod
+    def create(
+        cls, config: AffectGPTConfig, language_model: PreTrainedModel, *, seed: int
+    ) -> Self:
+        """Build an untrained model around a frozen language model, repeatably.
+
+        Args:
+            config: shapes and names.
+            language_model: the frozen language model.
+            seed: of the fusion's and the adapter's start.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # PEFT draws from the global generator
+            model = cls(config, language_model)
+        embeddings = language_model.get_input_embeddings().weight
+        model.fusion.initialise(
+            float(embeddings.detach().float().norm(dim=-1).mean()), torch.Generator().manual_seed(seed)
+        )
+        return model
+
+    def get_input_embeddings(self) -> Any:
+        """The language model's embedding table."""
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    def embed(self, input_ids: Tensor, modality: Tensor, visual: Tensor, audio: Tensor) -> Tensor:
+        """Embed the prompt's ids and put the modality tokens at their positions.
+
+        Args:
+            input_ids: (B, P); the id at a modality's position is not read.
+            modality: (B, P), 0 text, 1 multi, 2 audio, 3 visual.
+            visual: (B, t, D_v).
+            audio: (B, t', D_a).
+
+        Returns:
+            (B, P, H). A clip without one modality still runs its projector, with weight 0, so
+            that several processes stay in step.
+        """
+        embeddings: Tensor = self.get_input_embeddings()(input_ids)  # (B, P, H)
+        dtype = self.fusion.visual_projector.weight.dtype
+        tokens = self.fusion(visual.to(dtype), audio.to(dtype)).to(embeddings.dtype)  # (B, 3, H)
+        index = (modality.long() - 1).clamp(min=0)[..., None].expand(-1, -1, tokens.shape[-1])
+        placed = tokens.gather(1, index)  # (B, P, H)
+        return torch.where(modality[..., None] > 0, placed, embeddings) + 0.0 * tokens.sum()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        modality: Tensor | None = None,
+        visual: Tensor | None = None,
+        audio: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run the language model over text and modality tokens.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L), or a 4-dimensional mask that is passed on as it is.
+            modality, visual, audio: as in `embed`; absent once the prompt is in the cache.
+            inputs_embeds: (B, L, H) instead of `input_ids`.
+            position_ids, past_key_values, use_cache: as in transformers.
+            labels: (B, L), -100 where no loss falls. With labels, only their positions meet the
+                head and no logits are returned: the vocabulary is large and the prompt long.
+            logits_to_keep: the last so many positions get logits; 0 means all.
+            **kwargs: passed on to the language model (`num_items_in_batch` is the loss's).
+
+        Returns:
+            loss (mean over labelled tokens, or their sum / `num_items_in_batch`), logits, cache.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
+            if modality is not None and visual is not None and audio is not None:
+                inputs_embeds = self.embed(input_ids, modality, visual, audio)
+            else:
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+        items = kwargs.pop("num_items_in_batch", None)
+        output = self.language_model.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden: Tensor = output.last_hidden_state  # (B, L, H)
+        head = self.language_model.lm_head
+        if labels is not None:
+            wanted = labels[:, 1:] != -100
+            logits = head(hidden[:, :-1][wanted]).float()  # (N, V)
+            loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
+            loss = loss / (items if items is not None else wanted.sum().clamp(min=1))
+            return CausalLMOutputWithPast(loss=loss, past_key_values=output.past_key_values)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(
+            logits=head(hidden[:, kept]), past_key_values=output.past_key_values
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As in transformers; modality tokens go in with the prompt only."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, **kwargs
+        )
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            for name in ("modality", "visual", "audio"):
+                inputs[name] = None
+        return inputs
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """The reference policy's language model: the adapter is switched off inside the block."""
+        layers = [m for m in self.language_model.modules() if isinstance(m, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Every trained tensor by name: the fusion's and the adapter's."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write config, fusion and adapter (and an unnamed language model) as safetensors.
+
+        The folder is made where needed; other arguments of transformers are not supported.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.save_pretrained(folder)
+        save_file(_on_cpu(self.fusion.state_dict()), folder / _FUSION, metadata={"format": "pt"})
+        if self.config.lora_rank > 0:
+            (folder / _ADAPTER).mkdir(exist_ok=True)
+            save_file(
+                _on_cpu(self._adapter()), folder / _ADAPTER / "adapter_model.safetensors",
+                metadata={"format": "pt"},
+            )
+            self.language_model.peft_config["default"].save_pretrained(folder / _ADAPTER)
+        if _carries_language_model(self.config):
+            (folder / _LANGUAGE_MODEL).mkdir(exist_ok=True)
+            frozen = {
+                name.replace(".base_layer", ""): tensor
+                for name, tensor in self.language_model.state_dict().items()
+                if ".lora_" not in name
+            }
+            if self.language_model.config.tie_word_embeddings:
+                frozen.pop("lm_head.weight", None)
+            save_file(
+                _on_cpu(frozen), folder / _LANGUAGE_MODEL / "model.safetensors",
+                metadata={"format": "pt"},
+            )
+            self.language_model.config.save_pretrained(folder / _LANGUAGE_MODEL)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *, dtype: torch.dtype = torch.float32, **kwargs: Any
+    ) -> Self:
+        """Load a model folder written by `save_pretrained`; logits are equal to the bit.
+
+        Args:
+            pretrained_model_name_or_path: the folder.
+            dtype: of all weights.
+            **kwargs: accepted for transformers' sake; none is read.
+
+        Raises:
+            ModelFolderError: not a model folder of this project, incomplete, or damaged.
+            MissingFileError: the frozen language model it names is not on this machine.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        config = read_config(folder)
+        if _carries_language_model(config):
+            try:
+                language_model = AutoModelForCausalLM.from_pretrained(
+                    folder / _LANGUAGE_MODEL, dtype=dtype, local_files_only=True
+                )
+            except (OSError, SafetensorError) as error:
+                raise ModelFolderError(
+                    f"{folder / _LANGUAGE_MODEL}: the language model is missing or damaged "
+                    f"({type(error).__name__}): copy the whole model folder again"
+                ) from None
+        else:
+            assert config.language_model is not None
+            language_model = load_language_model(
+                config.language_model, profile=config.profile, dtype=dtype
+            )
+            digest = weights_digest(config.language_model, profile=config.profile)
+            if config.language_model_digest not in ("", digest):
+                raise ModelFolderError(
+                    f"{folder}: trained on other weights of {config.language_model!r} (digest "
+                    f"{config.language_model_digest}, here {digest}): restore those weights"
+                )
+        model = cls(config, language_model)
+        model.load_trained(folder)
+        return model.to(dtype).eval()
+
+    def load_trained(self, folder: Path) -> None:
+        """Load the trained weights of a model folder into this model.
+
+        Raises:
+            ModelFolderError: a file is missing, damaged, or of other shapes.
+        """
+        try:
+            self.fusion.load_state_dict(load_file(folder / _FUSION))
+            if self.config.lora_rank > 0:
+                adapter = load_file(folder / _ADAPTER / "adapter_model.safetensors")
+                own = self._adapter()
+                if own.keys() != adapter.keys():
+                    raise RuntimeError("its tensors have other names")
+                with torch.no_grad():
+                    for name, tensor in adapter.items():
+                        own[name].copy_(tensor)
+            else:
+                weights = load_file(folder / _LANGUAGE_MODEL / "model.safetensors")
+                tied = {"lm_head.weight"} - weights.keys()
+                missing = self.language_model.load_state_dict(weights, strict=False)
+                if set(missing.missing_keys) - tied or missing.unexpected_keys:
+                    raise RuntimeError("its tensors have other names")
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelFolderError(
+                f"{folder}: fusion or adapter weights do not fit "
+                f"({str(error).splitlines()[0]}): copy the whole model folder again"
+            ) from None
+
+    def _adapter(self) -> dict[str, Tensor]:
+        """The adapter's tensors under PEFT's file names, sharing memory with the model."""
+        return {
+            f"base_model.model.{name.replace('.default', '')}": parameter.data
+            for name, parameter in self.language_model.named_parameters()
+            if ".lora_" in name
+        }
+
+
+def read_config(folder: Path) -> AffectGPTConfig:
+    """Read a model folder's configuration without loading weights.
+
+    Raises:
+        ModelFolderError: there is no such folder, or it is not one of this project's.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelFolderError(
+            f"no model at {folder}: train one (`affectgpt-r1 train cold-start small`) "
+            "or name the folder of a trained model"
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.get("model_type") != AffectGPTConfig.model_type:
+            raise ModelFolderError(
+                f"{path}: holds a {settings.get('model_type')!r} model, not an "
+                f"{AffectGPTConfig.model_type!r} one: name the folder of an AffectGPT-R1 model"
+            )
+        return AffectGPTConfig.from_dict(settings)
+    except ModelFolderError:
+        raise
+    except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ModelFolderError(
+            f"{path}: not readable ({str(error).splitlines()[0]}): copy the model folder again"
+        ) from None
+
+
+def _carries_language_model(config: AffectGPTConfig) -> bool:
+    """Whether a model folder holds the language model: it has no name, or was itself trained."""
+    return config.language_model is None or config.lora_rank == 0
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,164 @@
+"""From subtitles, questions and features to a model's batch, and back to text.
+
+Placeholders are positions that the template builder knows; no token is added to a vocabulary and
+nothing is searched for in user text (MODEL.md, "Ours"). Padding is on the left and known from
+masks, never from `ids != pad`, since pad and end are one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from affectgpt_r1.dialogue import STOP, Modality, PromptPiece
+from affectgpt_r1.perception.features import Features
+
+#: Values of the `modality` tensor: which token stands at a position.
+MODALITY_INDEX = {Modality.MULTI: 1, Modality.AUDIO: 2, Modality.VISUAL: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPrompt:
+    """A prompt as ids, with the modality at each position.
+
+    Attributes:
+        ids: P token ids; at a modality's position the id is not read.
+        modality: P values of `MODALITY_INDEX`, 0 for text.
+        truncated: whether the subtitle was cut to fit.
+    """
+
+    ids: tuple[int, ...]
+    modality: tuple[int, ...]
+    truncated: bool
+
+
+class AffectGPTProcessor(ProcessorMixin):
+    """Tokenises prompts and targets, and batches them with features.
+
+    Args:
+        tokenizer: the language model's.
+        bos_at_inference: whether a prompt for sampling begins with the beginning token.
+        max_prompt_tokens: a longer prompt has its subtitle cut (the authors cut at 1,024).
+        max_target_tokens: a longer target is cut.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        bos_at_inference: bool = True,
+        max_prompt_tokens: int = 1024,
+        max_target_tokens: int = 1024,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, **kwargs)
+        self.bos_at_inference = bos_at_inference
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_target_tokens = max_target_tokens
+
+    def prompt(self, pieces: Sequence[PromptPiece], *, training: bool = False) -> TokenisedPrompt:
+        """Tokenise a prompt's pieces one by one and join the ids.
+
+        Args:
+            pieces: from `dialogue.prompt_pieces`.
+            training: a training sequence always begins with the beginning token (MODEL.md).
+        """
+        ids: list[list[int]] = []
+        marks: list[int] = []
+        untrusted: list[int] = []
+        if (training or self.bos_at_inference) and self.tokenizer.bos_token_id is not None:
+            ids.append([self.tokenizer.bos_token_id])
+            marks.append(0)
+        for piece in pieces:
+            if isinstance(piece, Modality):
+                ids.append([self._pad_id])
+                marks.append(MODALITY_INDEX[piece])
+            else:
+                if not piece.trusted:
+                    untrusted.append(len(ids))
+                ids.append(self._ids(piece.text))
+                marks.append(0)
+        surplus = sum(map(len, ids)) - self.max_prompt_tokens
+        truncated = surplus > 0
+        for place in untrusted:  # the user's text gives way, the question stays
+            cut = min(max(surplus, 0), len(ids[place]))
+            ids[place] = ids[place][: len(ids[place]) - cut]
+            surplus -= cut
+        return TokenisedPrompt(
+            ids=tuple(token for piece in ids for token in piece),
+            modality=tuple(mark for piece, mark in zip(ids, marks, strict=True) for _ in piece),
+            truncated=truncated,
+        )
+
+    def target(self, text: str) -> list[int]:
+        """Ids of a reply to learn: the text and the stop string, tokenised apart, then the end."""
+        ids = self._ids(text + STOP)[: self.max_target_tokens]
+        return [*ids, self.end_id]
+
+    @property
+    def end_id(self) -> int:
+        """The end-of-sequence token."""
+        end: int = self.tokenizer.eos_token_id
+        return end
+
+    @property
+    def _pad_id(self) -> int:
+        pad: int | None = self.tokenizer.pad_token_id
+        return self.end_id if pad is None else pad
+
+    def _ids(self, text: str) -> list[int]:
+        # Text that looks like a special token is split, so that no subtitle can end the prompt.
+        ids: list[int] = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True
+        ).input_ids
+        return ids
+
+    def batch(
+        self,
+        prompts: Sequence[TokenisedPrompt],
+        features: Sequence[Features],
+        targets: Sequence[Sequence[int]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Pad prompts (and targets behind them) on the left and stack the clips' features.
+
+        Args:
+            prompts: B prompts.
+            features: B clips' features, all of one width and length.
+            targets: B targets for supervised training.
+
+        Returns:
+            input_ids, attention_mask, modality (B, L), visual (B, t, D_v), audio (B, t, D_a), and
+            with targets also labels (B, L), -100 outside the targets.
+        """
+        ends: Sequence[Sequence[int]] = targets if targets is not None else [()] * len(prompts)
+        length = max(len(p.ids) + len(t) for p, t in zip(prompts, ends, strict=True))
+        shape = (len(prompts), length)
+        input_ids = torch.full(shape, self._pad_id)
+        attention_mask, modality = torch.zeros(shape, dtype=torch.long), torch.zeros(shape).long()
+        labels = torch.full(shape, -100)
+        for row, (prompt, target) in enumerate(zip(prompts, ends, strict=True)):
+            start, split = length - len(prompt.ids) - len(target), length - len(target)
+            input_ids[row, start:split] = torch.tensor(prompt.ids)
+            input_ids[row, split:] = torch.tensor(list(target), dtype=torch.long)
+            attention_mask[row, start:] = 1
+            modality[row, start:split] = torch.tensor(prompt.modality)
+            labels[row, split:] = input_ids[row, split:]
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "modality": modality,
+            "visual": torch.stack([torch.from_numpy(f.visual) for f in features]),
+            "audio": torch.stack([torch.from_numpy(f.audio) for f in features]),
+        }
+        return batch if targets is None else {**batch, "labels": labels}
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode sampled ids, special tokens left out."""
+        decoded = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return str(decoded)

@@ -1,0 +1,248 @@
+"""The three profiles: same code, other numbers (docs/architecture.md).
+
+A profile names the frozen parts. It is never silently replaced by another: what is missing is an
+error that names the file, the profile and the command that fetches it.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from affectgpt_r1.dialogue import QUESTIONS, STOP, Text, View, prompt_pieces
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.model.configuration import AffectGPTConfig
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.processing import AffectGPTProcessor
+from affectgpt_r1.model.weights import SMOLLM2, load_language_model, resolve, weights_digest
+from affectgpt_r1.perception.features import AudioEncoder, VisualEncoder, encoder_identity
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The frozen parts of a model.
+
+    Attributes:
+        name: nano, small or full.
+        language_model: a folder, a hub name or `smollm2-135m-instruct`; None: random weights.
+        visual: "signal", or a folder or hub name of a CLIP model.
+        audio: "signal", or a folder or hub name of a HuBERT model.
+        view: face crops or whole frames.
+    """
+
+    name: str
+    language_model: str | None
+    visual: str
+    audio: str
+    view: View = "face"
+
+
+PROFILES = {
+    "nano": Profile("nano", None, "signal", "signal"),
+    "small": Profile("small", SMOLLM2, "signal", "signal"),
+    "full": Profile(
+        "full",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "openai/clip-vit-large-patch14",
+        "TencentGameMate/chinese-hubert-large",
+    ),
+}
+
+_NANO_VOCABULARY = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """The two frozen encoders of a profile and the view they are fed."""
+
+    visual: VisualEncoder
+    audio: AudioEncoder
+    view: View
+
+
+def load_encoders(profile: Profile) -> Encoders:
+    """Load a profile's encoders.
+
+    Raises:
+        MissingFileError: their weights are not on this machine.
+    """
+    from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+
+    visual: VisualEncoder
+    audio: AudioEncoder
+    if profile.visual == "signal":
+        visual = GradientFaceEncoder()
+    else:
+        from affectgpt_r1.perception.clip import ClipImageEncoder
+
+        visual = ClipImageEncoder.load(profile.visual, local_files_only=True)
+    if profile.audio == "signal":
+        audio = SignalSpeechEncoder()
+    else:
+        from affectgpt_r1.perception.hubert import HubertSpeechEncoder
+
+        audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True)
+    return Encoders(visual, audio, profile.view)
+
+
+def profile_of(model: AffectGPTForConditionalGeneration, profile: Profile | None = None) -> Profile:
+    """The profile a model was made for.
+
+    Args:
+        model: a loaded model.
+        profile: the user's own, for names outside `PROFILES`.
+
+    Raises:
+        ModelFolderError: its profile is unknown here.
+    """
+    if profile is not None:
+        return profile
+    name = model.config.profile
+    if name not in PROFILES:
+        raise ModelFolderError(
+            f"the model was made for profile {name!r}, which is none of {', '.join(PROFILES)}"
+        )
+    return PROFILES[name]
+
+
+def check_encoders(config: AffectGPTConfig, encoders: Encoders) -> None:
+    """Refuse encoders other than those whose features the model was trained on.
+
+    Raises:
+        ModelFolderError: names or settings differ.
+    """
+    for role, trained, here in (
+        ("visual", config.visual_encoder, encoder_identity(encoders.visual)),
+        ("audio", config.audio_encoder, encoder_identity(encoders.audio)),
+    ):
+        if trained not in ("", here):
+            raise ModelFolderError(
+                f"the model was trained on features of the {role} encoder {trained}, here it is "
+                f"{here}: use the release that trained it, or train again"
+            )
+
+
+def create_model(
+    profile: Profile,
+    encoders: Encoders,
+    *,
+    seed: int,
+    lora_rank: int = 16,
+    lora_alpha: int = 32,
+    lora_dropout: float = 0.05,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[AffectGPTForConditionalGeneration, AffectGPTProcessor]:
+    """Make an untrained model of a profile, repeatably.
+
+    Args:
+        profile: its frozen parts.
+        encoders: give the features' widths.
+        seed: of everything random.
+        lora_rank, lora_alpha, lora_dropout: the adapter; rank 0: the language model is trained.
+        dtype: of all weights.
+    """
+    tokenizer: PreTrainedTokenizerBase
+    if profile.language_model is None:
+        tokenizer = nano_tokenizer()
+        language_model = nano_language_model(len(tokenizer), seed)
+    else:
+        language_model = load_language_model(
+            profile.language_model, profile=profile.name, dtype=dtype
+        )
+        source = resolve(profile.language_model, profile=profile.name)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    config = AffectGPTConfig(
+        # A copy: the outer model's set-up would undo the language model's choice of attention.
+        text_config=deepcopy(language_model.config),
+        language_model=profile.language_model,
+        language_model_digest=weights_digest(profile.language_model, profile=profile.name)
+        if profile.language_model
+        else "",
+        profile=profile.name,
+        view=encoders.view,
+        visual_encoder=encoder_identity(encoders.visual),
+        audio_encoder=encoder_identity(encoders.audio),
+        visual_width=encoders.visual.width,
+        audio_width=encoders.audio.width,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+    )
+    model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed).to(dtype)
+    return model, AffectGPTProcessor(tokenizer)
+
+
+def load_processor(folder: Path) -> AffectGPTProcessor:
+    """Load the processor of a model folder.
+
+    Raises:
+        ModelFolderError: its tokenizer files are missing or damaged.
+    """
+    try:
+        processor = AffectGPTProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFolderError(
+            f"{folder}: the tokenizer cannot be read ({str(error).splitlines()[0]}): "
+            "copy the whole model folder again"
+        ) from None
+    assert isinstance(processor, AffectGPTProcessor)
+    return processor
+
+
+def nano_language_model(vocabulary: int, seed: int) -> PreTrainedModel:
+    """A two-layer Llama with random weights, for tests: repeatable, milliseconds a step."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        return model.eval()
+
+
+def nano_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of some 1,000 pieces, trained on the spot on prompt and lexicon."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_NANO_VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = ", ".join(Lexicon.load("builtin").words)
+    prompts = [
+        piece.text
+        for mode in QUESTIONS
+        for piece in prompt_pieces("", mode=mode)
+        if isinstance(piece, Text)
+    ]
+    blocks = f"<think></think><answer></answer>{STOP}"
+    tokenizer.train_from_iterator([*prompts * 8, *[blocks] * 8, words], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )

@@ -1,0 +1,171 @@
+"""Sampling completions: the prompt is computed once per clip, then continued any number of times.
+
+The only sampler: rollouts, evaluation, prediction and server call it. Random numbers belong to a
+completion (its seed), never to a position in a batch, so a completion does not depend on what it
+is sampled together with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from affectgpt_r1.dialogue import STOP
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.processing import AffectGPTProcessor
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How tokens are drawn; names and meanings as in transformers' GenerationConfig.
+
+    Attributes:
+        max_new_tokens: a completion that reaches it is cut (`Sample.finished` is False).
+        temperature: 0: the most probable token always.
+        top_p: smallest set of tokens with this much probability; 1: all.
+        top_k: so many most probable tokens; 0: all.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled completion.
+
+    Attributes:
+        ids: its tokens, with the stop string's or the end token.
+        logprobs: each token's log-probability at the sampling temperature, before top-p and top-k.
+        finished: False where `max_new_tokens` cut it.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finished: bool
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part: run, step, clip, sample.
+
+    >>> seed_of(0, "clip", 1) == seed_of(0, "clip", 1) != seed_of(0, "clip", 2)
+    True
+    """
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@torch.no_grad()
+def sample(
+    model: AffectGPTForConditionalGeneration,
+    processor: AffectGPTProcessor,
+    batch: Mapping[str, Tensor],
+    *,
+    seeds: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+) -> list[list[Sample]]:
+    """Sample G completions for each of B prompts.
+
+    Args:
+        model: in eval mode for undisturbed sampling (dropout is the caller's matter).
+        processor: decodes, to find the stop string.
+        batch: input_ids, attention_mask, modality (B, P), visual, audio; padded on the left.
+        seeds: B lists of G seeds, one a completion.
+        settings: how tokens are drawn.
+
+    Returns:
+        B lists of G samples. Finished rows leave the batch at once.
+    """
+    groups = [len(row) for row in seeds]
+    if len(set(groups)) != 1:
+        raise ValueError("every prompt needs as many seeds as the others")
+    group, device = groups[0], batch["input_ids"].device
+    attention = batch["attention_mask"]
+    positions = (attention.cumsum(-1) - 1).clamp(min=0)  # (B, P)
+    output = model(
+        **batch, position_ids=positions, past_key_values=DynamicCache(), use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    cache.batch_repeat_interleave(group)
+    logits = output.logits[:, -1].repeat_interleave(group, 0)  # (B * G, V)
+    attention = attention.repeat_interleave(group, 0)
+    position = positions[:, -1:].repeat_interleave(group, 0) + 1  # (B * G, 1)
+    generators = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
+    rows = list(range(len(generators)))  # which completion each row of the batch is
+    ids: list[list[int]] = [[] for _ in rows]
+    logprobs: list[list[float]] = [[] for _ in rows]
+    finished = [False] * len(rows)
+    for step in range(settings.max_new_tokens):
+        uniform = torch.tensor(
+            [torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows],
+            dtype=torch.float64,
+        )
+        tokens, chosen = draw(logits, uniform.to(device), settings)
+        for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
+            ids[row].append(token)
+            logprobs[row].append(logprob)
+            finished[row] = token == processor.end_id or STOP in processor.text(ids[row][-8:])
+        going = [place for place, row in enumerate(rows) if not finished[row]]
+        if not going or step + 1 == settings.max_new_tokens:
+            break
+        if len(going) < len(rows):
+            index = torch.tensor(going, device=device)
+            cache.batch_select_indices(index)
+            tokens, attention, position = tokens[index], attention[index], position[index]
+            rows = [rows[place] for place in going]
+        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+        output = model(
+            input_ids=tokens[:, None], attention_mask=attention, position_ids=position,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )
+        logits, position = output.logits[:, -1], position + 1
+    drawn = [
+        Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)
+    ]
+    return [drawn[start : start + group] for start in range(0, len(drawn), group)]
+
+
+def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverting the distribution function at `uniform`.
+
+    Args:
+        logits: (R, V).
+        uniform: (R,) numbers in [0, 1), one a row.
+        settings: temperature, top-p, top-k.
+
+    Returns:
+        tokens (R,) and their log-probabilities (R,) at the temperature, before any cut.
+    """
+    if settings.temperature == 0:
+        logprobs = logits.float().log_softmax(-1)
+        tokens = logits.argmax(-1)
+        return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+    logprobs = (logits.double() / settings.temperature).log_softmax(-1)  # (R, V)
+    if settings.top_p >= 1 and not settings.top_k:
+        tokens = _invert(logprobs.exp(), uniform)
+    else:
+        probabilities, order = logprobs.exp().sort(dim=-1, descending=True, stable=True)
+        if settings.top_k:
+            probabilities[:, settings.top_k :] = 0
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities[before >= settings.top_p] = 0
+        tokens = order.gather(1, _invert(probabilities, uniform)[:, None])[:, 0]
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The column at which each row's running sum passes `uniform` of its total: (R,)."""
+    total = probabilities.cumsum(-1)  # (R, V)
+    place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)[:, 0]
+    # Rounding may land beyond the last column that holds any probability.
+    columns = torch.arange(probabilities.shape[-1], device=probabilities.device)
+    last = torch.where(probabilities > 0, columns, 0).amax(-1)
+    return place.minimum(last)

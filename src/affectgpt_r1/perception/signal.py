@@ -1,0 +1,115 @@
+"""The encoders of the nano and small profiles: signal processing, no trained weights.
+
+`GradientFaceEncoder` describes a face by the directions of its edges (histograms of oriented
+gradients, Dalal and Triggs 2005), `SignalSpeechEncoder` a voice by the measures of `voice.py`.
+They see and hear far less than CLIP and HuBERT; they need no download and cost milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
+from affectgpt_r1.perception.voice import NAMES, measure_voice
+
+_SIDE = 96  # pixels of the resized picture
+_CELLS = 8  # a row and a column
+_CELL_SIDE = _SIDE // _CELLS
+_CELL_OF_PIXEL = (np.arange(_SIDE) // _CELL_SIDE)[:, None] * _CELLS + np.arange(_SIDE) // _CELL_SIDE
+_DIRECTIONS = 8  # of half a turn: dark on light equals light on dark
+_FLAT = 0.005  # mean gradient around a cell, grey from 0 to 1, that is no more than noise
+
+
+class GradientFaceEncoder:
+    """Histograms of oriented gradients: 8 x 8 cells x 8 directions a picture.
+
+    Args:
+        standard: other constants than the package's.
+
+    Raises:
+        MissingFileError, InputError: the package's constants are missing or damaged.
+    """
+
+    name = "oriented-gradients"
+    width = _CELLS * _CELLS * _DIRECTIONS
+    #: A cell of a plain background hardly varies; blown up, its noise would drown the face.
+    least_std = 0.05
+
+    def __init__(self, standard: Standard | None = None) -> None:
+        self.standard = standard or Standard.load(DATA_FOLDER / f"{self.name}.json")
+        self.settings: Mapping[str, str | int | float | bool] = {
+            "version": 1,
+            "constants": self.standard.digest,
+        }
+
+    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB pictures (t, H, W, 3) of any size to (t, 512), standardised."""
+        return self.standard.apply(self.measure(images))
+
+    def measure(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The raw histograms (t, 512), ordered by row, column, direction; from 0 to 3."""
+        grey = np.stack([_grey(image) for image in images])  # (t, 96, 96)
+        down, right = np.gradient(grey, axis=(1, 2))
+        size = np.hypot(right, down)
+        turn = np.arctan2(down, right) / np.pi * _DIRECTIONS  # in bins, -8 to 8
+        lower = np.floor(turn)
+        share = turn - lower  # of the upper of two neighbouring bins
+        cell = np.arange(len(images))[:, None, None] * _CELLS**2 + _CELL_OF_PIXEL
+        votes = np.zeros(len(images) * self.width)
+        for bins, weights in ((lower, size * (1 - share)), (lower + 1, size * share)):
+            places = cell * _DIRECTIONS + bins.astype(np.int64) % _DIRECTIONS
+            votes += np.bincount(places.ravel(), weights.ravel(), minlength=len(votes))
+        cells = votes.reshape(-1, _CELLS, _CELLS, _DIRECTIONS) / _CELL_SIDE**2
+        # In relation to the 3 x 3 cells around, light and contrast drop out; the root makes the
+        # values spread evenly.
+        around = _around(np.sum(cells, axis=-1))
+        histograms = np.sqrt(cells / (around + _FLAT)[..., None])
+        return histograms.reshape(len(images), -1).astype(np.float32)
+
+
+class SignalSpeechEncoder:
+    """Energy, spectrum, pitch, roughness and rate of each window: 114 measures.
+
+    Args:
+        standard: other constants than the package's.
+
+    Raises:
+        MissingFileError, InputError: the package's constants are missing or damaged.
+    """
+
+    name = "speech-signal"
+    width = len(NAMES)
+    least_std = 0.0
+
+    def __init__(self, standard: Standard | None = None) -> None:
+        self.standard = standard or Standard.load(DATA_FOLDER / f"{self.name}.json")
+        self.settings: Mapping[str, str | int | float | bool] = {
+            "version": 1,
+            "constants": self.standard.digest,
+        }
+
+    def encode(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode raw 16 kHz windows (t, 32000) to (t, 114); a silent window is all zeros."""
+        return self.standard.apply(self.measure(windows))
+
+    def measure(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The raw measures (t, 114) of `voice.NAMES`, NaN where one does not exist."""
+        return measure_voice(windows)
+
+
+def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Squash to 96 x 96 grey from 0 to 1."""
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
+
+
+def _around(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over each cell and its neighbours, the border repeated: (t, 8, 8) -> the same."""
+    padded = np.pad(cells, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    return np.asarray(sliding_window_view(padded, (3, 3), axis=(1, 2)).mean(axis=(3, 4)))

@@ -1,0 +1,128 @@
+"""The constants that bring raw measurements to a common size.
+
+Pooling is quadratic in the features and unnormalised (MODEL.md, "Ours"), so every value is
+standardised: `scale * clip((raw - mean) / std, -5, 5)`, where mean and std are of the windows (or
+pictures) of many clips, and scale brings a clip's mean over its windows to root mean square 1. An
+unknown value (NaN: the pitch of a window without voice) becomes 0, the mean of all that are known.
+
+The constants are measurements, not data; `tools/standardise.py` makes them from a manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectgpt_r1.errors import InputError, MissingFileError
+
+#: Where the package keeps its constants: one JSON file an encoder, named after it.
+DATA_FOLDER = Path(__file__).parent / "data"
+
+_LIMIT = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standard:
+    """Constants of one encoder.
+
+    Attributes:
+        mean: (D,) float32.
+        std: (D,) float32, above 0.
+        scale: applied after standardising.
+        clips: how many clips they were measured on.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    scale: float
+    clips: int
+
+    @classmethod
+    def plain(cls, width: int) -> Standard:
+        """Constants that change nothing but what is unknown or out of range."""
+        return cls(np.zeros(width, np.float32), np.ones(width, np.float32), 1.0, 0)
+
+    @classmethod
+    def fit(cls, clips: Sequence[NDArray[np.float32]], *, least_std: float = 0.0) -> Standard:
+        """Measure the constants.
+
+        Args:
+            clips: the raw measurements of each clip, (t, D), NaN where unknown.
+            least_std: a smaller std becomes this, so that what hardly varies is not blown up.
+
+        Raises:
+            InputError: there is no clip.
+        """
+        if not clips:
+            raise InputError("no clip to measure constants on: name a manifest with such media")
+        rows = np.concatenate(clips).astype(np.float64)  # (n, D)
+        known = np.isfinite(rows)
+        count = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, rows, 0).sum(axis=0) / count
+        std = np.sqrt((np.where(known, rows - mean, 0) ** 2).sum(axis=0) / count)
+        std = np.maximum(std, least_std)
+        unscaled = cls(_rounded(mean), _rounded(np.where(std > 0, std, 1)), 1.0, len(clips))
+        means = np.stack([unscaled.apply(clip).mean(axis=0) for clip in clips])  # (clips, D)
+        size = float(np.sqrt(np.mean(means.astype(np.float64) ** 2)))
+        scale = round(1 / size, 4) if size > 0 else 1.0
+        return cls(unscaled.mean, unscaled.std, scale, len(clips))
+
+    @classmethod
+    def load(cls, path: Path) -> Standard:
+        """Read constants.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InputError: it is damaged.
+        """
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            mean, std = (np.asarray(read[name], dtype=np.float32) for name in ("mean", "std"))
+            scale, clips = float(read["scale"]), int(read["clips"])
+        except FileNotFoundError:
+            raise MissingFileError(
+                f"no constants at {path}: install the package again, or make them with "
+                "tools/standardise.py"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: not constants of an encoder ({error!r}): install the package again, or "
+                "make them with tools/standardise.py"
+            ) from None
+        return cls(mean, std, scale, clips)
+
+    def save(self, path: Path) -> None:
+        """Write the constants as JSON; the file appears whole."""
+        values = {
+            "clips": self.clips,
+            "scale": self.scale,
+            "mean": [float(f"{value:.6g}") for value in self.mean],
+            "std": [float(f"{value:.6g}") for value in self.std],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".tmp")
+        unfinished.write_text(json.dumps(values) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with the constants."""
+        digest = hashlib.sha256(self.mean.tobytes() + self.std.tobytes())
+        digest.update(repr(self.scale).encode())
+        return digest.hexdigest()[:16]
+
+    def apply(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardise (t, D); unknown values become 0."""
+        values = np.clip((raw - self.mean) / self.std, -_LIMIT, _LIMIT) * np.float32(self.scale)
+        return np.asarray(np.nan_to_num(values, nan=0.0), dtype=np.float32)
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Six significant digits, so that what is written is what is used."""
+    return np.array([float(f"{value:.6g}") for value in values], dtype=np.float32)

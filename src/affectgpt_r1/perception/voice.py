@@ -1,0 +1,261 @@
+"""What can be measured of a voice in a window of sound: energy, spectrum, pitch, roughness, rate.
+
+The measures are the usual ones of vocal emotion research (the GeMAPS set, Eyben et al. 2016), taken
+over the frames in which something sounds. Each window is first brought to one loudness: of all the
+measures only the mean level depends on the gain of the recording. What does not exist in a window
+(the pitch of a window without voice) is NaN, not 0. Words are not recognised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from affectgpt_r1.perception.pitch import pitch_track
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_RATE_HZ = 16_000
+_HOP, _FRAME, _PADDED = 160, 400, 512  # 10 ms, 25 ms
+_BANDS, _CEPSTRA = 32, 20
+_SILENCE_DB = -80.0  # of full scale: a quieter window holds nothing
+_ACTIVE_DB, _VOICED_DB = 35.0, 30.0  # below the window's loud frames
+_VOICED_STRENGTH = 0.5
+_PITCH_REACH = 0.9  # octaves around the window's median; beyond it, an octave error
+_JUMP = 0.2  # octaves from frame to frame; more is a new syllable, not roughness
+_TINY = 1e-8  # of a window's mean square: what codecs leave or drop below it is not heard
+
+#: Each column of `measure_voice`. dB, log2 Hz ("pitch", "centroid"), octaves, octaves a second
+#: ("slope"), per second ("rate"), or a share.
+NAMES = (
+    *("level", "level std", "level range", "level peak"),
+    *(f"cepstrum {i}" for i in range(1, _CEPSTRA)),
+    *(f"band {i} std" for i in range(_BANDS)),
+    *(f"band {i} change" for i in range(_BANDS)),
+    *("pitch", "pitch std", "pitch low", "pitch high", "pitch range", "pitch middle range"),
+    *("pitch slope", "jitter", "jitter std", "shimmer", "shimmer std"),
+    *("harmonicity", "harmonicity std", "syllable rate", "voice onset rate"),
+    *("voiced share", "active share", "alpha ratio", "alpha ratio std"),
+    *("Hammarberg index", "Hammarberg index std", "voiced centroid", "voiced centroid std"),
+    *("centroid", "centroid std", "treble", "treble std"),
+)
+
+
+def _mel_filters() -> Floats:
+    """Triangles evenly spaced in mel from 60 to 7,800 Hz: (bins, bands)."""
+    low, high = 2595 * np.log10(1 + np.array([60.0, 7800.0]) / 700)
+    edges_hz = 700 * (10 ** (np.linspace(low, high, _BANDS + 2) / 2595) - 1)
+    left, peak, right = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
+    bins_hz = _BINS_HZ[:, None]
+    rising, falling = (bins_hz - left) / (peak - left), (right - bins_hz) / (right - peak)
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+_BINS_HZ = np.fft.rfftfreq(_PADDED, 1 / _RATE_HZ).astype(np.float32)
+_MEL = _mel_filters()
+_TAPER = np.hanning(_FRAME + 1)[:_FRAME].astype(np.float32)
+_TAPER /= np.sqrt(_PADDED / 2 * np.sum(_TAPER**2))  # so that a frame's power is its mean square
+_COSINES = (  # the cosine transform that makes cepstra of log-mel bands, (bands, cepstra)
+    np.cos(np.pi * (np.arange(_BANDS)[:, None] + 0.5) * np.arange(1, _CEPSTRA) / _BANDS)
+    * (2 / _BANDS) ** 0.5
+).astype(np.float32)
+_SMOOTH = np.hanning(13)[1:-1] / np.hanning(13).sum()  # 110 ms, shorter than a syllable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frames:
+    """Frames of t windows.
+
+    Attributes:
+        power: (t, F, bins).
+        bands_db: log-mel, (t, F, 32).
+        level_db: (t, F), relative to the window.
+        log_pitch: log2 Hz, (t, F).
+        strength: of periodicity, 0 to 1, (t, F).
+        sounding: not digital silence, as padding is, (t, F).
+        active: not a pause, (t, F).
+        voiced: active and periodic, (t, F).
+        gain_db: what the window was attenuated by, (t,).
+    """
+
+    power: Floats
+    bands_db: Floats
+    level_db: Floats
+    log_pitch: Floats
+    strength: Floats
+    sounding: Mask
+    active: Mask
+    voiced: Mask
+    gain_db: Floats
+
+
+def measure_voice(windows: Floats) -> Floats:
+    """Measure windows of sound; NaN where a measure does not exist.
+
+    Args:
+        windows: (t, n) raw 16 kHz sound in [-1, 1], n even and at least 400 (25 ms).
+
+    Returns:
+        (t, 114), columns as in `NAMES`. A window is measured alone: the others change nothing.
+    """
+    frames = _frames(windows)
+    measures = [*_energy(frames), *_spectrum(frames), *_pitch(frames), *_roughness(frames)]
+    measures += [*_rates(frames), *_timbre(frames)]
+    columns = [m[:, None] if m.ndim == 1 else m for m in measures]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _frames(windows: Floats) -> _Frames:
+    size = windows.std(axis=1, keepdims=True)  # not the mean square: an offset is no sound
+    gain_db = 20 * np.log10(size + 1e-12)
+    loud = gain_db > _SILENCE_DB
+    windows = np.where(loud, windows / np.where(loud, size, 1), 0)
+    pieces = sliding_window_view(windows, _FRAME, axis=1)[:, ::_HOP]  # (t, F, 400)
+    # A tenth of an LSB of 16 bits: below it there is padding, not the noise of a room.
+    sounding = np.ptp(pieces, axis=-1) * size > 3e-6
+    spectrum = np.fft.rfft(pieces * _TAPER, _PADDED, axis=-1)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    bands = power @ _MEL
+    level_db = 10 * np.log10(bands.sum(axis=-1) + _TINY)
+    (top_db,) = _quantiles(level_db, np.ones_like(sounding), 0.95)
+    below_db = top_db[:, None] - level_db
+    active = sounding & loud & (below_db < _ACTIVE_DB)
+    centres = _FRAME // 2 + _HOP * np.arange(pieces.shape[1])
+    frequency_hz, strength = pitch_track(windows, centres)
+    log_pitch = np.log2(frequency_hz)
+    voiced = active & (strength > _VOICED_STRENGTH) & (below_db < _VOICED_DB)
+    (median,) = _quantiles(log_pitch, voiced, 0.5)
+    voiced &= np.abs(log_pitch - np.nan_to_num(median)[:, None]) < _PITCH_REACH
+    return _Frames(
+        power=power,
+        bands_db=10 * np.log10(bands + _TINY),
+        level_db=level_db,
+        log_pitch=log_pitch,
+        strength=strength,
+        sounding=sounding & loud,
+        active=active,
+        voiced=voiced,
+        gain_db=gain_db[:, 0],
+    )
+
+
+def _energy(frames: _Frames) -> list[Floats]:
+    """Level: mean, std, range from the 5th to the 95th percentile, the latter above the mean."""
+    mean, std = _mean_std(frames.level_db, frames.active)
+    low, high = _quantiles(frames.level_db, frames.active, 0.05, 0.95)
+    return [mean + frames.gain_db, std, high - low, high - mean]
+
+
+def _spectrum(frames: _Frames) -> list[Floats]:
+    """Shape of the spectrum and how it varies: cepstra, bands' std, std of 20 ms changes."""
+    cepstra, _ = _mean_std(frames.bands_db @ _COSINES, frames.active)
+    _, std = _mean_std(frames.bands_db, frames.active)
+    change = frames.bands_db[:, 2:] - frames.bands_db[:, :-2]
+    _, change_std = _mean_std(change, frames.active[:, 2:] & frames.active[:, :-2])
+    return [cepstra, std, change_std]
+
+
+def _pitch(frames: _Frames) -> list[Floats]:
+    """Log pitch of voiced frames: mean, std, percentiles, ranges, slope of the regression line."""
+    mean, std = _mean_std(frames.log_pitch, frames.voiced)
+    low, lower, upper, high = _quantiles(frames.log_pitch, frames.voiced, 0.05, 0.25, 0.75, 0.95)
+    time_s = np.broadcast_to(
+        np.arange(frames.voiced.shape[1], dtype=np.float32) * (_HOP / _RATE_HZ),
+        frames.voiced.shape,
+    )
+    mean_s, std_s = _mean_std(time_s, frames.voiced)
+    product = (time_s - mean_s[:, None]) * (frames.log_pitch - mean[:, None])
+    covariance, _ = _mean_std(product, frames.voiced)
+    slope = np.where(std_s > 0.05, covariance / np.maximum(std_s, 0.05) ** 2, np.nan)
+    return [mean, std, low, high, high - low, upper - lower, slope]
+
+
+def _roughness(frames: _Frames) -> list[Floats]:
+    """Changes of pitch and level between voiced neighbours, and harmonics above noise in dB."""
+    pitch_step = np.abs(np.diff(frames.log_pitch, axis=1))
+    level_step = np.abs(np.diff(frames.level_db, axis=1))
+    steady = frames.voiced[:, 1:] & frames.voiced[:, :-1] & (pitch_step < _JUMP)
+    strength = np.clip(frames.strength, 1e-3, 1 - 1e-4)
+    harmonicity_db = 10 * np.log10(strength / (1 - strength))
+    return [
+        *_mean_std(pitch_step, steady),
+        *_mean_std(level_step, steady),
+        *_mean_std(harmonicity_db, frames.voiced),
+    ]
+
+
+def _rates(frames: _Frames) -> list[Floats]:
+    """Peaks of the energy envelope and onsets of voice per active second; voiced, active share."""
+    floor_db = frames.level_db.max(axis=1, keepdims=True) - _ACTIVE_DB
+    edge = len(_SMOOTH) // 2
+    padded = np.pad(np.maximum(frames.level_db, floor_db), ((0, 0), (edge, edge)), mode="edge")
+    envelope = sliding_window_view(padded, len(_SMOOTH), axis=1) @ _SMOOTH  # (t, F)
+    middle = envelope[:, 1:-1]
+    peaks = (middle > envelope[:, :-2]) & (middle >= envelope[:, 2:]) & frames.active[:, 1:-1]
+    onsets = frames.voiced[:, 1:] & ~frames.voiced[:, :-1]
+    sounding, active = frames.sounding.sum(axis=1), frames.active.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        active_s = np.where(active > 0, active * (_HOP / _RATE_HZ), np.nan)
+        return [
+            peaks.sum(axis=1) / active_s,
+            onsets.sum(axis=1) / active_s,
+            frames.voiced.sum(axis=1) / np.where(active > 0, active, np.nan),
+            active / np.where(sounding > 0, sounding, np.nan),
+        ]
+
+
+def _timbre(frames: _Frames) -> list[Floats]:
+    """Balance of the spectrum: alpha ratio, Hammarberg index, centroid, treble; mean and std."""
+    power = frames.power
+
+    def between(low_hz: float, high_hz: float) -> Floats:
+        return power[..., (low_hz <= _BINS_HZ) & (high_hz > _BINS_HZ)]
+
+    alpha = _decibels(between(50, 1000).sum(axis=-1), between(1000, 5000).sum(axis=-1))
+    hammarberg = _decibels(between(0, 2000).max(axis=-1), between(2000, 5000).max(axis=-1))
+    treble = _decibels(between(4000, 8000).sum(axis=-1), power.sum(axis=-1))
+    centroid = np.log2((power @ _BINS_HZ) / (power.sum(axis=-1) + _TINY) + 50)
+    return [
+        *_mean_std(alpha, frames.voiced),
+        *_mean_std(hammarberg, frames.voiced),
+        *_mean_std(centroid, frames.voiced),
+        *_mean_std(centroid, frames.active),
+        *_mean_std(treble, frames.active),
+    ]
+
+
+def _decibels(power: Floats, reference: Floats) -> Floats:
+    return 10 * np.log10((power + _TINY) / (reference + _TINY))
+
+
+def _mean_std(values: Floats, mask: Mask) -> tuple[Floats, Floats]:
+    """Mean and std over the frames of a mask (t, F); NaN where it holds none.
+
+    Args:
+        values: (t, F) or (t, F, D).
+        mask: (t, F).
+
+    Returns:
+        Two arrays (t,) or (t, D).
+    """
+    weights = mask.astype(np.float32)
+    total = weights.sum(axis=1)
+    total = np.where(total > 0, total, np.nan)
+    if values.ndim == 3:
+        weights, total = weights[..., None], total[:, None]
+    mean = (values * weights).sum(axis=1) / total
+    centred = (values - mean[:, None]) * weights
+    return mean, np.sqrt((centred**2).sum(axis=1) / total)
+
+
+def _quantiles(values: Floats, mask: Mask, *shares: float) -> list[Floats]:
+    """Values of given rank among the frames of a mask, (t,) each; NaN where it holds none."""
+    ordered = np.sort(np.where(mask, values, np.inf), axis=1)
+    last = mask.sum(axis=1) - 1
+    rows = np.arange(len(values))
+    ranks = (np.rint(np.maximum(last, 0) * share).astype(np.int64) for share in shares)
+    return [np.where(last >= 0, ordered[rows, rank], np.nan) for rank in ranks]

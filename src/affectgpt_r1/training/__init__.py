@@ -1,0 +1,1 @@
+"""Training: cold start, then GRPO, into a run folder that can be killed and gone on with."""

@@ -1,0 +1,116 @@
+"""Checkpoints that are whole or are not there: written beside, hashed, renamed.
+
+A checkpoint is a model folder plus the optimizer's, scheduler's and random generators' states. Its
+`manifest.json`, written last, holds every file's hash; a folder without one, or with a file that
+differs, is named and skipped, never resumed from. Which tensors go in is the trainer's matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from affectgpt_r1.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{6,})")
+
+
+def checkpoint_path(run_folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run_folder / "checkpoints" / f"step-{step:06d}"
+
+
+def seal(unfinished: Path, finished: Path) -> None:
+    """Make a written folder a checkpoint: hash its files, sync them, rename it.
+
+    Args:
+        unfinished: everything is written here, on the same file system.
+        finished: its final name; an older folder there is replaced.
+    """
+    hashes = {}
+    for path in _files(unfinished):
+        hashes[path.relative_to(unfinished).as_posix()] = _sha256(path)
+        _sync(path)
+    manifest = unfinished / _MANIFEST
+    manifest.write_text(json.dumps({"sha256": hashes}, indent=1), encoding="utf-8")
+    _sync(manifest)
+    shutil.rmtree(finished, ignore_errors=True)
+    unfinished.rename(finished)
+    _sync(finished.parent)
+
+
+def fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None: it is whole."""
+    try:
+        hashes = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        for name, digest in hashes.items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if _sha256(path) != digest:
+                return f"{name} differs from its hash"
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return "its manifest is missing or damaged: it was never finished"
+    return None
+
+
+def newest(run_folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run; broken ones are named in the log and skipped."""
+    for path in reversed(_checkpoints(run_folder)):
+        problem = fault(path)
+        if problem is None:
+            return path
+        logger.warning("skipped the checkpoint %s: %s", path, problem)
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of updates a checkpoint was written after.
+
+    Raises:
+        CheckpointError: the folder is not named as a checkpoint.
+    """
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise CheckpointError(f"{checkpoint}: not a checkpoint: name a folder step-NNNNNN")
+    return int(match[1])
+
+
+def rotate(run_folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` whole checkpoints, and what was left half-written."""
+    whole = [path for path in _checkpoints(run_folder) if fault(path) is None]
+    for path in whole[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (run_folder / "checkpoints").glob("*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(run_folder: Path) -> list[Path]:
+    folder = run_folder / "checkpoints"
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,83 @@
+"""Phase 1, cold start: supervised tuning, loss on the target only (PAPER.md, MODEL.md).
+
+The think block learns the clip's description, the answer block its labels. Each sample draws the
+description or the label question, as the authors' data does.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.config import ColdStartRecipe
+from affectgpt_r1.dialogue import Mode, prompt_pieces, target_text
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.processing import AffectGPTProcessor, TokenisedPrompt
+from affectgpt_r1.model.sampling import seed_of
+from affectgpt_r1.perception.features import Features
+from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
+
+
+class ColdStartTrainer(RunTrainer):
+    """Trains on prompt and target; the recipe says in which modes.
+
+    Args:
+        model, processor, examples: as in `RunTrainer`; every clip has labels.
+        recipe: modes, dropout, optimizer, run.
+        progress: told of each update.
+    """
+
+    def __init__(
+        self,
+        model: AffectGPTForConditionalGeneration,
+        processor: AffectGPTProcessor,
+        examples: Examples,
+        *,
+        recipe: ColdStartRecipe,
+        progress: Progress,
+    ) -> None:
+        self.recipe = recipe
+        super().__init__(
+            model, processor, examples, optimizer=recipe.optimizer, run=recipe.run,
+            progress=progress,
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean cross-entropy of the batch's target tokens."""
+        prompts, targets, features = [], [], []
+        for clip, clip_features in inputs["examples"]:
+            seed = seed_of(self.recipe.run.seed, self.state.global_step, clip.id)
+            prompt, target = self._example(clip, clip_features, random.Random(seed))
+            prompts.append(prompt)
+            targets.append(target)
+            features.append(clip_features)
+        batch = self._prepare_inputs(self.processor.batch(prompts, features, targets))
+        loss = model(**batch).loss
+        self.check_finite("the loss", loss)
+        return loss
+
+    def _example(
+        self, clip: Clip, features: Features, draw: random.Random
+    ) -> tuple[TokenisedPrompt, list[int]]:
+        recipe = self.recipe
+        think = draw.random() < recipe.think_share and clip.description is not None
+        mode: Mode = "think" if think else "answer"
+        lost = draw.choice(("face", "voice", "words"))
+        if draw.random() >= recipe.modality_dropout:
+            lost = ""
+        labels = list(clip.labels or ())
+        if recipe.shuffle_labels:
+            draw.shuffle(labels)
+        pieces = prompt_pieces(
+            clip.subtitle,
+            mode=mode,
+            view="face" if self.affect_model.config.view == "face" else "frame",
+            has_audio=features.has_audio and lost != "voice",
+            has_visual=features.has_visual and lost != "face",
+            has_subtitle=lost != "words",
+        )
+        target = target_text(tuple(labels), clip.description, mode)
+        return self.processor.prompt(pieces, training=True), self.processor.target(target)

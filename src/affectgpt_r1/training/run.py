@@ -1,0 +1,185 @@
+"""The two phases as one call each: recipe in, trained model folder out.
+
+Each reads its data, encodes what the cache lacks, trains and writes the run folder. Called again on
+the same folder, it goes on from the last whole checkpoint, or finds nothing left to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+from pydantic import BaseModel
+
+from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, RunSettings
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import score_sample
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
+from affectgpt_r1.model.profiles import PROFILES, Encoders, create_model, load_encoders
+from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.training.checkpoints import newest
+from affectgpt_r1.training.cold_start import ColdStartTrainer
+from affectgpt_r1.training.grpo import GrpoTrainer
+from affectgpt_r1.training.run_folder import begin_run, check_run, is_finished
+from affectgpt_r1.training.trainer import Examples, RunTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told how far a run is.
+
+    Attributes:
+        encoding: clips encoded, of how many.
+        step: updates done, of how many, and the update's figures.
+    """
+
+    encoding: Callable[[int, int], None]
+    step: Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left behind.
+
+    Attributes:
+        model: the final model's folder.
+        steps: updates in all; 0 where the run was finished before.
+        resumed_from: the checkpoint it went on from.
+        dropped: training clips left out, because no label of theirs is in the lexicon.
+    """
+
+    model: Path
+    steps: int
+    resumed_from: str | None
+    dropped: int = 0
+
+
+def feature_cache(folder: str | None) -> FeatureCache:
+    """The feature cache in `folder`, or in the user's cache directory."""
+    return FeatureCache(Path(folder) if folder else user_cache_path("affectgpt-r1") / "features")
+
+
+def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
+    """Phase 1: make a model of the recipe's profile and tune it on descriptions and labels.
+
+    Raises:
+        InputError: data, weights or run folder are at fault; nothing was written then.
+    """
+    if _finished(recipe, recipe.run):
+        return RunResult(Path(recipe.run.output) / "model", 0, None)
+    clips = _training_clips(recipe.data)
+    encoders = load_encoders(PROFILES[recipe.profile])
+    model, processor = create_model(
+        PROFILES[recipe.profile],
+        encoders,
+        seed=recipe.run.seed,
+        lora_rank=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        lora_dropout=recipe.lora.dropout,
+    )
+    examples = _examples(clips, encoders, recipe.data, watch)
+    return _run(
+        recipe,
+        ColdStartTrainer(model, processor, examples, recipe=recipe, progress=watch.step),
+    )
+
+
+def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
+    """Phase 2: improve a cold-started model with GRPO.
+
+    Clips whose labels the lexicon does not know at all are left out and counted: every answer to
+    them scores 0, so their groups could teach nothing (METRIC.md).
+
+    Raises:
+        InputError: data, model, lexicon or run folder are at fault; nothing was written then.
+    """
+    if _finished(recipe, recipe.run):
+        return RunResult(Path(recipe.run.output) / "model", 0, None)
+    folder = Path(recipe.lexicon.folder) if recipe.lexicon.folder else None
+    lexicon = Lexicon.load(recipe.lexicon.name, folder=folder)
+    clips = _training_clips(recipe.data)
+    known = [
+        clip
+        for clip in clips
+        if score_sample(clip.labels or (), clip.labels or (), lexicon, recipe.rewards.level).f > 0
+    ]
+    if not known:
+        raise InputError(
+            f"{recipe.data.train}: no label is in the lexicon {recipe.lexicon.name!r}: "
+            "choose another lexicon"
+        )
+    if len(known) < len(clips):
+        logger.warning(
+            "%d of %d clips left out: no label of theirs is in the lexicon",
+            len(clips) - len(known), len(clips),
+        )
+    predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
+    if recipe.beta and predictor.model.config.lora_rank == 0:
+        raise InputError(
+            f"beta={recipe.beta} needs a reference, which is the model with its adapter off, but "
+            f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
+        )
+    examples = _examples(known, predictor.encoders, recipe.data, watch)
+    result = _run(
+        recipe,
+        GrpoTrainer(
+            predictor.model,
+            predictor.processor,
+            examples,
+            recipe=recipe,
+            lexicon=lexicon,
+            progress=watch.step,
+        ),
+    )
+    return RunResult(result.model, result.steps, result.resumed_from, len(clips) - len(known))
+
+
+def _finished(recipe: BaseModel, run: RunSettings) -> bool:
+    """Whether the run folder holds this very run, finished; another run's folder is refused."""
+    folder = Path(run.output)
+    check_run(folder, recipe)
+    return is_finished(folder)
+
+
+def _run(recipe: BaseModel, run: RunTrainer) -> RunResult:
+    begin_run(run.run_folder, recipe)
+    checkpoint = newest(run.run_folder)
+    if checkpoint is not None:
+        logger.warning("going on from %s", checkpoint)
+    run.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    resumed = None if checkpoint is None else checkpoint.name
+    return RunResult(run.finish(), run.state.global_step, resumed)
+
+
+def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
+    path = Path(data.train)
+    clips = read_manifest(path)
+    bare = [clip.id for clip in clips if clip.labels is None]
+    if bare:
+        raise InputError(
+            f"{path}: {len(bare)} of {len(clips)} clips have no labels (first: {bare[0]!r}): "
+            "training needs them all"
+        )
+    if data.test is not None:
+        held_out = {clip.id for clip in read_manifest(Path(data.test))}
+        shared = [clip.id for clip in clips if clip.id in held_out]
+        if shared:
+            raise InputError(
+                f"{path}: {len(shared)} clips are in {data.test} too (first: {shared[0]!r}): "
+                "remove them from one of the two"
+            )
+    return clips
+
+
+def _examples(
+    clips: Sequence[Clip], encoders: Encoders, data: DataSettings, watch: Watch
+) -> Examples:
+    cache = feature_cache(data.cache)
+    return Examples(clips, perceive_clips(clips, encoders, cache, watch.encoding))

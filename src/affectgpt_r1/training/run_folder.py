@@ -1,0 +1,126 @@
+"""The run folder: the resolved recipe, the versions, the metrics, the final model.
+
+Starting a run in its own folder goes on with it; a folder that holds another recipe is refused.
+Checkpoints inside it are `checkpoints`' matter.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+
+from affectgpt_r1 import __version__
+from affectgpt_r1.config import recipe_yaml
+from affectgpt_r1.errors import CheckpointError
+
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "opencv-python-headless")
+
+
+def check_run(folder: Path, recipe: BaseModel) -> None:
+    """Refuse a folder that is not empty and not of this very recipe; nothing is written.
+
+    Raises:
+        CheckpointError: the folder holds a run of another recipe, or something else.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CheckpointError(
+                f"{folder} holds other files: choose an empty run folder with --set run.output=..."
+            )
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    now = yaml.safe_load(recipe_yaml(recipe))
+    changed = sorted(_differences(before, now))
+    if changed:
+        raise CheckpointError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}): "
+            "choose another folder with --set run.output=... or remove it"
+        )
+
+
+def begin_run(folder: Path, recipe: BaseModel) -> None:
+    """Make the run folder and write recipe and versions; a resumed run keeps the first ones."""
+    if (folder / "recipe.yaml").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "environment.json", json.dumps(environment(), indent=1))
+    _write(folder / "recipe.yaml", recipe_yaml(recipe))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run came to its end: its final model is there."""
+    return (folder / "model" / "config.json").is_file()
+
+
+def environment() -> dict[str, str | None]:
+    """Versions of everything that numbers may depend on."""
+    found: dict[str, str | None] = {
+        "affectgpt-r1": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "git_commit": _git_commit(),
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def append_json(path: Path, row: Mapping[str, object]) -> None:
+    """Append one line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`: a resumed run writes them again.
+
+    A last line that a kill tore is dropped too.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            if line and int(json.loads(line)["step"]) <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    _write(path, "".join(kept))
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _differences(before: object, now: object, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            found
+            for key in before.keys() | now.keys()
+            for found in _differences(before.get(key), now.get(key), f"{prefix}{key}.")
+        ]
+    return [] if before == now else [prefix.rstrip(".")]
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,120 @@
+"""Sampling: repeatable by completion, whatever the batch, and equal to transformers' where it can."""
+
+from __future__ import annotations
+
+import torch
+from tiny import features, prompt_batch, tiny_model
+
+from affectgpt_r1.dialogue import prompt_pieces
+from affectgpt_r1.model.sampling import Sample, SamplingSettings, draw, sample, seed_of
+
+SETTINGS = SamplingSettings(max_new_tokens=12, temperature=1.0)
+
+
+def test_greedy_sampling_is_transformers_own() -> None:
+    model, processor = tiny_model()
+    batch = prompt_batch(processor)
+    ours = sample(
+        model, processor, batch, seeds=[[0], [1]], settings=SamplingSettings(6, temperature=0)
+    )
+    theirs = model.generate(**batch, max_new_tokens=6, do_sample=False)
+    new = theirs[:, batch["input_ids"].shape[1] :].tolist()
+    assert [list(row[0].ids) for row in ours] == new
+
+
+def test_a_completion_does_not_depend_on_its_batch() -> None:
+    model, processor = tiny_model()
+    model = model.double().eval()
+    subtitles = ("Oh.", "Well, I did not expect it.", "No")
+    together = sample(
+        model,
+        processor,
+        prompt_batch(processor, subtitles),
+        seeds=[[seed_of(text, g) for g in range(4)] for text in subtitles],
+        settings=SETTINGS,
+    )
+    for place, text in enumerate(subtitles):
+        prompt = processor.prompt(prompt_pieces(text))
+        alone = sample(
+            model,
+            processor,
+            processor.batch([prompt], [features(place)]),
+            seeds=[[seed_of(text, 2)]],
+            settings=SETTINGS,
+        )
+        assert alone[0][0].ids == together[place][2].ids
+
+
+def test_other_seeds_make_other_completions() -> None:
+    model, processor = tiny_model()
+    (group,) = sample(
+        model, processor, prompt_batch(processor, ("Oh.",)), seeds=[[1, 2, 3, 1]], settings=SETTINGS
+    )
+    assert len({s.ids for s in group}) == 3
+    assert group[0] == group[3]
+
+
+def test_a_completion_ends_at_the_end_token_or_is_cut() -> None:
+    model, processor = tiny_model()
+    with torch.no_grad():  # the end token becomes likely, not certain
+        model.language_model.lm_head.weight[processor.end_id] += 0.2
+    (group,) = sample(
+        model, processor, prompt_batch(processor, ("Oh.",)),
+        seeds=[list(range(16))], settings=SamplingSettings(24),
+    )
+    for drawn in group:
+        assert drawn.finished == (drawn.ids[-1] == processor.end_id)
+        assert processor.end_id not in drawn.ids[:-1]
+        assert drawn.finished or len(drawn.ids) == 24
+    assert {s.finished for s in group} == {True, False} or all(s.finished for s in group)
+
+
+def test_the_stop_string_ends_a_completion() -> None:
+    model, processor = tiny_model()
+    (hashes,) = processor._ids("###")
+    head = model.language_model.lm_head.weight
+    with torch.no_grad():
+        head.zero_()
+        head[hashes] = 0.0
+    settings = SamplingSettings(8)
+    (group,) = sample(
+        model, processor, prompt_batch(processor, ("Oh.",)), seeds=[list(range(200))],
+        settings=settings,
+    )
+    stopped = [s for s in group if "###" in processor.text(s.ids)]
+    assert stopped
+    assert all(s.finished and s.ids[-1] == hashes for s in stopped)
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    tokens, logprobs = draw(logits.expand(10_000, -1), uniform, SamplingSettings(1, 1.0))
+    shares = torch.bincount(tokens, minlength=4) / 10_000
+    assert (shares - logits.softmax(0)).abs().max() < 1e-3
+    assert torch.allclose(logprobs.float(), logits.log_softmax(0)[tokens], atol=1e-6)
+
+
+def test_top_k_and_top_p_cut_the_tail() -> None:
+    logits = torch.tensor([3.0, 1.0, 2.0, -1.0]).expand(1000, -1)
+    uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    top_k, _ = draw(logits, uniform, SamplingSettings(1, 1.0, top_k=2))
+    assert set(top_k.tolist()) == {0, 2}
+    top_p, _ = draw(logits, uniform, SamplingSettings(1, 1.0, top_p=0.5))
+    assert set(top_p.tolist()) == {0}
+
+
+def test_the_largest_uniform_number_draws_a_possible_token() -> None:
+    logits = torch.tensor([[0.0, float("-inf"), 0.0, float("-inf")]])
+    almost = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    tokens, _ = draw(logits, almost, SamplingSettings(1, 1.0))
+    assert tokens.tolist() == [2]
+
+
+def test_logprobs_have_one_value_a_token() -> None:
+    model, processor = tiny_model()
+    groups: list[list[Sample]] = sample(
+        model, processor, prompt_batch(processor), seeds=[[0, 1], [2, 3]], settings=SETTINGS
+    )
+    assert all(len(s.ids) == len(s.logprobs) for group in groups for s in group)
+    assert all(value <= 0 for group in groups for s in group for value in s.logprobs)

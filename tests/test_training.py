@@ -1,0 +1,243 @@
+"""Training: it learns, it logs what it does, and a killed run goes on to the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import (
+    ENCODERS,
+    cold_start_recipe,
+    examples,
+    features,
+    grpo_recipe,
+    prompt_batch,
+    same_weights,
+    tiny_model,
+)
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import CheckpointError, TrainingError
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.sampling import SamplingSettings, sample
+from affectgpt_r1.training.checkpoints import newest
+from affectgpt_r1.training.cold_start import ColdStartTrainer
+from affectgpt_r1.training.grpo import GrpoTrainer, average
+from affectgpt_r1.training.run_folder import begin_run, check_run
+from affectgpt_r1.training.trainer import Examples
+
+Metrics = list[Mapping[str, float]]
+
+
+def cold_start(
+    recipe: ColdStartRecipe, data: Examples, *, resume: bool = False
+) -> tuple[AffectGPTForConditionalGeneration, Metrics]:
+    model, processor = tiny_model(recipe.lora.rank)
+    seen: Metrics = []
+    trainer = ColdStartTrainer(
+        model, processor, data, recipe=recipe, progress=lambda _, __, row: seen.append(row)
+    )
+    checkpoint = newest(Path(recipe.run.output)) if resume else None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.finish()
+    return model, seen
+
+
+def grpo(
+    recipe: GrpoRecipe, start: Path, data: Examples, *, resume: bool = False
+) -> tuple[AffectGPTForConditionalGeneration, Metrics]:
+    model = AffectGPTForConditionalGeneration.from_pretrained(start)
+    _, processor = tiny_model()
+    seen: Metrics = []
+    trainer = GrpoTrainer(
+        model,
+        processor,
+        data,
+        recipe=recipe,
+        lexicon=Lexicon.load("builtin"),
+        progress=lambda _, __, row: seen.append(row),
+    )
+    checkpoint = newest(Path(recipe.run.output)) if resume else None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.finish()
+    return model, seen
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned the format and half of the task."""
+    folder = tmp_path_factory.mktemp("cold-start")
+    cold_start(cold_start_recipe(folder, epochs=5.0), examples(64))
+    return folder / "model"
+
+
+def test_cold_start_learns_what_the_face_tells(started: Path) -> None:
+    model = AffectGPTForConditionalGeneration.from_pretrained(started)
+    _, processor = tiny_model()
+    batch = prompt_batch(processor, ("I see.",))
+    batch["visual"] = torch.from_numpy(features(999, 2).visual)[None]
+    ((drawn,),) = sample(
+        model, processor, batch, seeds=[[0]], settings=SamplingSettings(16, temperature=0)
+    )
+    assert processor.text(drawn.ids).startswith("<answer>angry</answer>")
+
+
+def test_grpo_raises_the_reward(started: Path, tmp_path: Path) -> None:
+    _, seen = grpo(grpo_recipe(tmp_path, max_steps=24), started, examples(64))
+    first, last = seen[:4], seen[-4:]
+
+    def mean(rows: Metrics) -> float:
+        return sum(row["reward"] for row in rows) / len(rows)
+
+    assert mean(last) > mean(first)
+    for name in ("words_per_answer", "coverage", "frac_reward_zero_std", "sampler_drift"):
+        assert all(name in row for row in seen[:1])
+    assert max(row.get("sampler_drift", 0.0) for row in seen) < 1e-3
+    rows = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert len(rows) == 24 * 4
+    assert all(len(row["completions"]) == len(row["rewards"]) == 4 for row in rows)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_groups_without_variance_leave_the_weights_alone(tmp_path: Path, beta: float) -> None:
+    # Labels no lexicon knows and a model that never answers in format: every reward is 0.
+    model, processor = tiny_model(lora_rank=4)
+    before = {name: tensor.clone() for name, tensor in model.trained_state().items()}
+    data = Examples([Clip(id="a", labels=("qwertyuiop",))] * 4, [features(i) for i in range(4)])
+    recipe = grpo_recipe(tmp_path, max_steps=1, weight_decay=0.0).model_copy(update={"beta": beta})
+    seen: Metrics = []
+    GrpoTrainer(
+        model, processor, data, recipe=recipe, lexicon=Lexicon.load("builtin"),
+        progress=lambda _, __, row: seen.append(row),
+    ).train()
+    assert seen[0]["frac_reward_zero_std"] == 1.0
+    assert seen[0]["not_judged"] == 16
+    for name, tensor in model.trained_state().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_stopped_cold_start_resumes_bit_equal(tmp_path: Path) -> None:
+    whole, rows = cold_start(cold_start_recipe(tmp_path / "whole"), examples(64))
+    recipe = cold_start_recipe(tmp_path / "halves")
+    cold_start(recipe, examples(64))
+    last = sorted((tmp_path / "halves/checkpoints").iterdir())[-1]
+    (last / "manifest.json").unlink()  # as if the machine had died before the last one was whole
+    again, resumed = cold_start(recipe, examples(64), resume=True)
+    assert resumed[0]["step"] == 5
+    assert same_weights(whole, again)
+    assert [row["loss"] for row in rows[4:]] == [row["loss"] for row in resumed]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "halves/metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, 9))
+
+
+def test_a_stopped_grpo_resumes_bit_equal(started: Path, tmp_path: Path) -> None:
+    data = examples(64)
+    whole, _ = grpo(grpo_recipe(tmp_path / "whole", max_steps=4), started, data)
+    recipe = grpo_recipe(tmp_path / "halves", max_steps=4)
+    grpo(recipe, started, data)
+    last = sorted((tmp_path / "halves/checkpoints").iterdir())[-1]
+    (last / "optimizer.pt").write_bytes(b"torn")
+    again, resumed = grpo(recipe, started, data, resume=True)
+    assert resumed[0]["step"] == 3
+    assert same_weights(whole, again)
+    assert (tmp_path / "whole/rollouts.jsonl").read_text() == (
+        tmp_path / "halves/rollouts.jsonl"
+    ).read_text()
+
+
+def test_a_killed_run_goes_on_from_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from tiny import *
+        from affectgpt_r1.training.cold_start import ColdStartTrainer
+        model, processor = tiny_model(0)
+        def progress(step, total, row):
+            if step == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+        ColdStartTrainer(model, processor, examples(64),
+                         recipe=cold_start_recipe(Path({str(tmp_path)!r})),
+                         progress=progress).train()
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ}, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert newest(tmp_path) == tmp_path / "checkpoints/step-000004"
+    killed, seen = cold_start(cold_start_recipe(tmp_path), examples(64), resume=True)
+    assert seen[0]["step"] == 5
+    whole, _ = cold_start(cold_start_recipe(tmp_path / "whole"), examples(64))
+    assert same_weights(whole, killed)
+
+
+def test_nothing_but_weights_only_files_is_saved(tmp_path: Path) -> None:
+    cold_start(cold_start_recipe(tmp_path), examples(64))
+    for path in (tmp_path / "checkpoints").rglob("*"):
+        if path.suffix in (".pt", ".pth") and "rng" not in path.name:
+            torch.load(path, weights_only=True)
+        assert path.suffix not in (".bin", ".pkl")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    model, processor = tiny_model(0)
+    with torch.no_grad():
+        model.fusion.audio_projector.weight.fill_(float("nan"))
+    trainer = ColdStartTrainer(
+        model, processor, examples(8), recipe=cold_start_recipe(tmp_path), progress=print
+    )
+    with pytest.raises(TrainingError, match="not finite at step 1"):
+        trainer.train()
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
+    recipe = cold_start_recipe(tmp_path / "run")
+    check_run(tmp_path / "run", recipe)
+    begin_run(tmp_path / "run", recipe)
+    check_run(tmp_path / "run", recipe)
+    other = cold_start_recipe(tmp_path / "run", learning_rate=0.1)
+    with pytest.raises(CheckpointError, match=r"optimizer\.learning_rate"):
+        check_run(tmp_path / "run", other)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/file").write_text("x")
+    with pytest.raises(CheckpointError, match="other files"):
+        check_run(tmp_path / "else", recipe)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
+def test_leaving_out_equal_groups_changes_no_loss(loss_type: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    per_token = torch.randn(2, 3, 5, generator=generator)
+    lengths = torch.tensor([[5, 2, 3], [1, 4, 4]])
+    present = torch.arange(5) < lengths[..., None]
+    per_token[1] = 0.0  # a group without variance
+    whole = average(per_token, present, loss_type, 8)
+    part = average(per_token[:1], present[:1], loss_type, 8, skipped=[1, 4, 4])
+    assert torch.allclose(whole, part)
+
+
+def test_the_reference_is_the_adapter_switched_off() -> None:
+    model, processor = tiny_model(lora_rank=4)
+    batch = prompt_batch(processor)
+    bare = model.eval()(**batch).logits
+    with torch.no_grad():
+        for name, parameter in model.trained_state().items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    assert not torch.allclose(model(**batch).logits, bare)
+    with model.adapter_off():
+        assert torch.equal(model(**batch).logits, bare)
+    assert ENCODERS.view == "face"

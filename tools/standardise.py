@@ -1,0 +1,68 @@
+"""Make the constants of the signal-processing encoders from the clips of a manifest.
+
+    PYTHONPATH=src python tools/standardise.py --manifest demo/train.jsonl
+
+Writes `oriented-gradients.json` and `speech-signal.json`: means and standard deviations of raw
+measurements, and a scale (src/affectgpt_r1/perception/standard.py). They are part of the encoders'
+settings, so that models trained and features kept before are of another encoder afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectgpt_r1.clips import read_manifest
+from affectgpt_r1.media import MediaFlag, read_media
+from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
+
+
+def main() -> None:
+    """Read the arguments, measure every clip, write the constants that could be measured."""
+    parser = argparse.ArgumentParser(description="Make the constants of the signal encoders.")
+    parser.add_argument("--manifest", type=Path, required=True, help="clips to measure (.jsonl)")
+    parser.add_argument("--output", type=Path, default=DATA_FOLDER, help="default: the package's")
+    arguments = parser.parse_args()
+    standardise(arguments.manifest, arguments.output)
+
+
+def standardise(manifest: Path, output: Path) -> None:
+    """Measure a manifest's clips and write one file an encoder.
+
+    Whole frames in place of faces are left out. An encoder for which no clip has anything keeps
+    the file it has.
+
+    Raises:
+        InputError: the manifest or one of its clips cannot be read.
+    """
+    images: list[NDArray[np.float32]] = []  # (t, 512) a clip
+    voices: list[NDArray[np.float32]] = []  # (t, 114) a clip
+    face, speech = (
+        encoder(Standard.plain(encoder.width))
+        for encoder in (GradientFaceEncoder, SignalSpeechEncoder)
+    )
+    for clip in read_manifest(manifest):
+        media = read_media(clip)
+        if len(media.faces) and MediaFlag.NO_FACE not in media.flags:
+            images.append(face.measure(media.faces))
+        if len(media.windows):
+            voices.append(speech.measure(media.windows))
+    _write(output / f"{face.name}.json", images, face.least_std)
+    _write(output / f"{speech.name}.json", voices, speech.least_std)
+
+
+def _write(path: Path, clips: list[NDArray[np.float32]], least_std: float) -> None:
+    if not clips:
+        print(f"{path}: left as it is, no clip has anything to measure")
+        return
+    constants = Standard.fit(clips, least_std=least_std)
+    constants.save(path)
+    print(f"{path}: {len(clips)} clips, scale {constants.scale:.4f}, {constants.digest}")
+
+
+if __name__ == "__main__":
+    main()
