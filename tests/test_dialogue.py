@@ -115,7 +115,9 @@ def test_the_parser_never_raises(text: str) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["happy", "on edge", "sad", "self-deprecating"]), min_size=1, unique=True),
+    st.lists(
+        st.sampled_from(["happy", "on edge", "sad", "self-deprecating"]), min_size=1, unique=True
+    ),
     st.text(st.characters(exclude_characters="<>#", exclude_categories=("Cs",)), min_size=1).filter(
         str.strip
     ),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import examples, prompt_batch, same_weights, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from affectgpt_r1.dialogue import prompt_pieces
@@ -17,6 +16,7 @@ from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.profiles import load_processor
 from affectgpt_r1.model.weights import load_language_model
+from tiny import examples, prompt_batch, same_weights, tiny_model
 
 # The authors' names of the linears, as in oracle/fusion.json, and ours.
 AUTHORS_NAMES = {
@@ -69,15 +69,24 @@ def test_a_saved_model_has_bit_equal_logits(tmp_path: Path, lora_rank: int) -> N
 
 def test_a_named_language_model_is_not_copied(tmp_path: Path) -> None:
     config = Qwen2Config(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
     )
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
     language_model = load_language_model(str(tmp_path / "qwen"), profile="full")
     model = AffectGPTForConditionalGeneration.create(
         AffectGPTConfig(
-            text_config=config, language_model=str(tmp_path / "qwen"), visual_width=6,
-            audio_width=4, lora_rank=2, lora_alpha=4, lora_dropout=0.0,
+            text_config=config,
+            language_model=str(tmp_path / "qwen"),
+            visual_width=6,
+            audio_width=4,
+            lora_rank=2,
+            lora_alpha=4,
+            lora_dropout=0.0,
         ),
         language_model,
         seed=0,
@@ -91,14 +100,20 @@ def test_a_named_language_model_is_not_copied(tmp_path: Path) -> None:
 
 def test_other_frozen_weights_than_those_trained_on_are_refused(tmp_path: Path) -> None:
     config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
     model = AffectGPTForConditionalGeneration(
         AffectGPTConfig(
-            text_config=config, language_model=str(tmp_path / "llama"),
-            language_model_digest="0" * 16, lora_rank=2,
+            text_config=config,
+            language_model=str(tmp_path / "llama"),
+            language_model_digest="0" * 16,
+            lora_rank=2,
         )
     )
     model.save_pretrained(tmp_path / "model")
@@ -130,9 +145,7 @@ def test_modality_tokens_start_near_the_norm_of_embeddings() -> None:
 def test_an_absent_modality_changes_nothing_but_still_has_a_gradient() -> None:
     model, processor = tiny_model()
     prompt = processor.prompt(prompt_pieces("Oh.", has_audio=False, has_visual=False))
-    one, other = (
-        processor.batch([prompt], [features]) for _, features in examples(2).pairs
-    )
+    one, other = (processor.batch([prompt], [features]) for _, features in examples(2).pairs)
     first, second = model(**one).logits, model(**other).logits
     assert torch.equal(first, second)
     first.sum().backward()

@@ -190,7 +190,7 @@ def test_key_changes_with_media_encoder_settings_width_and_view(
 
 def test_identity_is_stable_and_does_not_depend_on_the_order_of_settings() -> None:
     assert encoder_identity(MeanEncoder(3, a=1, b=2)) == encoder_identity(MeanEncoder(3, b=2, a=1))
-    assert encoder_identity(MeanEncoder(3, revision="x")) == "mean#48e7f3c1b6e1e1d4"
+    assert encoder_identity(MeanEncoder(3, revision="x")) == "mean#6cdf891cc7c5cd5d"
 
 
 @pytest.mark.parametrize("encoder", [WrongEncoder(4), WrongEncoder(4, infinite="yes")])
@@ -225,7 +225,7 @@ def measure(samples: Floats) -> dict[str, float]:
     return dict(zip(NAMES, measure_voice(samples[None])[0].tolist(), strict=True))
 
 
-@pytest.mark.parametrize("pitch_hz", [80.0, 120.0, 200.0, 330.0, 550.0])
+@pytest.mark.parametrize("pitch_hz", [70.0, 120.0, 200.0, 330.0, 431.0, 550.0])
 def test_pitch_of_a_voice_is_found(pitch_hz: float) -> None:
     found = measure(voice(pitch_hz=pitch_hz))
     assert 2 ** found["pitch"] == pytest.approx(pitch_hz, rel=0.01)
@@ -263,7 +263,9 @@ def test_padding_of_a_short_clip_is_not_measured() -> None:
     alone = measure_voice(short[None])[0]
     padded = measure_voice(np.pad(short, (0, 2 * RATE_HZ - len(short)))[None])[0]
     spread = Standard.load(DATA_FOLDER / "speech-signal.json").std
-    assert np.abs((alone - padded) / spread).max() < 0.25
+    difference = np.abs((alone - padded) / spread)  # at the edge alone, in standard deviations
+    assert difference.max() < 0.5
+    assert difference.mean() < 0.05
 
 
 def test_a_window_is_measured_alone() -> None:

@@ -28,7 +28,9 @@ def test_reward_and_metric_are_one_function_on_10000_pairs() -> None:
     for _ in range(10_000):
         labels = draw.sample(words, draw.randrange(1, 5))
         said = tuple(draw.sample(words, draw.randrange(1, 6)))
-        breakdown = reward(parse_completion(target_text(said, None, "answer")), labels, lexicon, rule)
+        breakdown = reward(
+            parse_completion(target_text(said, None, "answer")), labels, lexicon, rule
+        )
         if any(map(lexicon.knows, labels)):
             assert breakdown.accuracy == score_sample(labels, said, lexicon).f == breakdown.total
         else:
@@ -37,7 +39,9 @@ def test_reward_and_metric_are_one_function_on_10000_pairs() -> None:
 
 def test_an_unknown_truth_is_not_zero() -> None:
     breakdown = reward(
-        parse_completion("<answer>happy</answer>"), ["qwertyuiop"], Lexicon.load("builtin"),
+        parse_completion("<answer>happy</answer>"),
+        ["qwertyuiop"],
+        Lexicon.load("builtin"),
         RewardRule(),
     )
     assert breakdown.accuracy is None

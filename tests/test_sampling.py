@@ -1,12 +1,12 @@
-"""Sampling: repeatable by completion, whatever the batch, and equal to transformers' where it can."""
+"""Sampling: repeatable by completion, whatever the batch; greedy equals transformers'."""
 
 from __future__ import annotations
 
 import torch
-from tiny import features, prompt_batch, tiny_model
 
 from affectgpt_r1.dialogue import prompt_pieces
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, draw, sample, seed_of
+from tiny import features, prompt_batch, tiny_model
 
 SETTINGS = SamplingSettings(max_new_tokens=12, temperature=1.0)
 
@@ -59,8 +59,11 @@ def test_a_completion_ends_at_the_end_token_or_is_cut() -> None:
     with torch.no_grad():  # the end token becomes likely, not certain
         model.language_model.lm_head.weight[processor.end_id] += 0.2
     (group,) = sample(
-        model, processor, prompt_batch(processor, ("Oh.",)),
-        seeds=[list(range(16))], settings=SamplingSettings(24),
+        model,
+        processor,
+        prompt_batch(processor, ("Oh.",)),
+        seeds=[list(range(16))],
+        settings=SamplingSettings(24),
     )
     for drawn in group:
         assert drawn.finished == (drawn.ids[-1] == processor.end_id)
@@ -78,7 +81,10 @@ def test_the_stop_string_ends_a_completion() -> None:
         head[hashes] = 0.0
     settings = SamplingSettings(8)
     (group,) = sample(
-        model, processor, prompt_batch(processor, ("Oh.",)), seeds=[list(range(200))],
+        model,
+        processor,
+        prompt_batch(processor, ("Oh.",)),
+        seeds=[list(range(200))],
         settings=settings,
     )
     stopped = [s for s in group if "###" in processor.text(s.ids)]

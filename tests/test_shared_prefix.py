@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import prompt_batch, tiny_model
 from torch import Tensor
 
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.sampling import SamplingSettings, sample
 from affectgpt_r1.training.shared_prefix import completion_logprobs, pack
+from tiny import prompt_batch, tiny_model
 
 Ids = Sequence[Sequence[Sequence[int]]]
 
@@ -86,7 +86,11 @@ def test_gradients_are_those_of_plain_rows(checkpointing: bool, attention: str) 
     plain = plain_logprobs(model, batch, completions)
     expected = gradients(
         sum(
-            (values.sum() * weights[b, g, 0] for b, row in enumerate(plain) for g, values in enumerate(row)),
+            (
+                values.sum() * weights[b, g, 0]
+                for b, row in enumerate(plain)
+                for g, values in enumerate(row)
+            ),
             torch.zeros((), dtype=torch.float64),
         )
     )
@@ -100,7 +104,10 @@ def test_sampler_and_loss_are_one_policy() -> None:
     model.eval()
     batch = prompt_batch(processor)
     groups = sample(
-        model, processor, batch, seeds=[[0, 1], [2, 3]],
+        model,
+        processor,
+        batch,
+        seeds=[[0, 1], [2, 3]],
         settings=SamplingSettings(10, temperature=0.7),
     )
     logprobs, _ = completion_logprobs(

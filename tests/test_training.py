@@ -13,16 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import (
-    ENCODERS,
-    cold_start_recipe,
-    examples,
-    features,
-    grpo_recipe,
-    prompt_batch,
-    same_weights,
-    tiny_model,
-)
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe
@@ -35,6 +25,16 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, average
 from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
+from tiny import (
+    ENCODERS,
+    cold_start_recipe,
+    examples,
+    features,
+    grpo_recipe,
+    prompt_batch,
+    same_weights,
+    tiny_model,
+)
 
 Metrics = list[Mapping[str, float]]
 
@@ -117,7 +117,11 @@ def test_groups_without_variance_leave_the_weights_alone(tmp_path: Path, beta: f
     recipe = grpo_recipe(tmp_path, max_steps=1, weight_decay=0.0).model_copy(update={"beta": beta})
     seen: Metrics = []
     GrpoTrainer(
-        model, processor, data, recipe=recipe, lexicon=Lexicon.load("builtin"),
+        model,
+        processor,
+        data,
+        recipe=recipe,
+        lexicon=Lexicon.load("builtin"),
         progress=lambda _, __, row: seen.append(row),
     ).train()
     assert seen[0]["frac_reward_zero_std"] == 1.0

@@ -86,7 +86,8 @@ def examples(count: int, subtitle: str = "I see.") -> Examples:
 
 
 def prompt_batch(
-    processor: AffectGPTProcessor, subtitles: tuple[str, ...] = ("Oh.", "Well, I did not expect it.")
+    processor: AffectGPTProcessor,
+    subtitles: tuple[str, ...] = ("Oh.", "Well, I did not expect it."),
 ) -> dict[str, Tensor]:
     """A batch of prompts of different lengths."""
     prompts = [processor.prompt(prompt_pieces(text)) for text in subtitles]

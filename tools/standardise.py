@@ -1,6 +1,7 @@
-"""Make the constants of the signal-processing encoders from the clips of a manifest.
+"""Make the constants of the signal-processing encoders from the clips of one or more manifests.
 
     PYTHONPATH=src python tools/standardise.py --manifest demo/train.jsonl
+    PYTHONPATH=src python tools/standardise.py --manifest demo/train.jsonl real.jsonl
 
 Writes `oriented-gradients.json` and `speech-signal.json`: means and standard deviations of raw
 measurements, and a scale (src/affectgpt_r1/perception/standard.py). They are part of the encoders'
@@ -10,6 +11,8 @@ settings, so that models trained and features kept before are of another encoder
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +27,20 @@ from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
 def main() -> None:
     """Read the arguments, measure every clip, write the constants that could be measured."""
     parser = argparse.ArgumentParser(description="Make the constants of the signal encoders.")
-    parser.add_argument("--manifest", type=Path, required=True, help="clips to measure (.jsonl)")
+    parser.add_argument("--manifest", type=Path, required=True, nargs="+", help="clips to measure")
     parser.add_argument("--output", type=Path, default=DATA_FOLDER, help="default: the package's")
     arguments = parser.parse_args()
     standardise(arguments.manifest, arguments.output)
 
 
-def standardise(manifest: Path, output: Path) -> None:
-    """Measure a manifest's clips and write one file an encoder.
+def standardise(manifests: Sequence[Path], output: Path) -> None:
+    """Measure the clips of manifests and write one file an encoder.
 
     Whole frames in place of faces are left out. An encoder for which no clip has anything keeps
     the file it has.
 
     Raises:
-        InputError: the manifest or one of its clips cannot be read.
+        InputError: a manifest or one of its clips cannot be read.
     """
     images: list[NDArray[np.float32]] = []  # (t, 512) a clip
     voices: list[NDArray[np.float32]] = []  # (t, 114) a clip
@@ -45,7 +48,7 @@ def standardise(manifest: Path, output: Path) -> None:
         encoder(Standard.plain(encoder.width))
         for encoder in (GradientFaceEncoder, SignalSpeechEncoder)
     )
-    for clip in read_manifest(manifest):
+    for clip in chain.from_iterable(read_manifest(path) for path in manifests):
         media = read_media(clip)
         if len(media.faces) and MediaFlag.NO_FACE not in media.flags:
             images.append(face.measure(media.faces))

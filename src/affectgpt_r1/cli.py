@@ -33,11 +33,14 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
+from affectgpt_r1.dialogue import Part
 from affectgpt_r1.errors import InputError
 
 people = Console(stderr=True)
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Open-vocabulary emotion recognition: score, reward, train with GRPO, predict.",
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train: cold start, then GRPO.")
@@ -86,14 +89,14 @@ def predict(
     """Predict the emotions of clips: one JSON object a line."""
     from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.evaluation import predict as predicting
-    from affectgpt_r1.training.run import feature_cache
+    from affectgpt_r1.perception.cache import feature_cache
 
     if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
         clips = list(read_manifest(files[0]))
     else:
         clips = [predicting.single_clip(path, subtitle) for path in files]
     predictor = predicting.load_predictor(model)
-    store = feature_cache(str(cache) if cache else None)
+    store = feature_cache(cache)
     with _bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
     for prediction in predicting.predict(predictor, clips, features, mode=mode):
@@ -103,7 +106,9 @@ def predict(
 @app.command()
 def score(
     predictions: Annotated[Path, typer.Argument(help="JSON Lines with id and words.")],
-    labels: Annotated[Path | None, typer.Option(help="Manifest with labels, unless inline.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Manifest with labels, unless inline.")
+    ] = None,
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
     level: LevelOption = 1,
@@ -125,9 +130,7 @@ def evaluate(
         Path | None, typer.Option(help="predictions.jsonl of another model, to compare with.")
     ] = None,
     mode: ModeOption = "answer",
-    without: Annotated[
-        list[Literal["face", "voice", "words"]] | None, typer.Option(help="Leave a part out.")
-    ] = None,
+    without: Annotated[list[Part] | None, typer.Option(help="Leave a part out.")] = None,
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
     level: LevelOption = 1,
@@ -137,15 +140,20 @@ def evaluate(
     from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import predict as predicting
-    from affectgpt_r1.evaluation.evaluate import evaluate_words, evaluation_row, scored_clips
+    from affectgpt_r1.evaluation.evaluate import (
+        evaluate_words,
+        evaluation_row,
+        read_words,
+        scored_clips,
+    )
     from affectgpt_r1.evaluation.report import write_report
-    from affectgpt_r1.training.run import feature_cache
+    from affectgpt_r1.perception.cache import feature_cache
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
     clips = read_manifest(manifest)
-    before = predicting.read_words(baseline) if baseline else None
+    before = read_words(baseline) if baseline else None
     predictor = predicting.load_predictor(model)
-    store = feature_cache(str(cache) if cache else None)
+    store = feature_cache(cache)
     with _bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
         told = bar("predicting")
@@ -160,7 +168,7 @@ def evaluate(
     if out:
         predicting.write_predictions(out / "predictions.jsonl", predictions)
         (out / "evaluation.json").write_text(json.dumps(evaluation_row(result), indent=1))
-        write_report(out / "report.html", clips, predictions, result, table)
+        write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
     _table(result)
     _answer(evaluation_row(result))
 
@@ -262,8 +270,12 @@ def _quiet() -> None:
 def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress bars on stderr; each is a function told how many of how many are done."""
     columns = (
-        TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=people) as progress:
 

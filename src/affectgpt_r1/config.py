@@ -8,6 +8,7 @@ settings follow TRL's GRPOConfig. This module knows nothing of models or data.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
@@ -188,6 +189,17 @@ class GrpoRecipe(Section):
     mask_truncated_completions: bool = False
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also reads 1e-5 as a number: YAML 1.1 alone wants 1.0e-5."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
 Recipe = TypeVar("Recipe", ColdStartRecipe, GrpoRecipe)
 
 
@@ -205,7 +217,7 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
     """
     text = _read(source)
     try:
-        settings = yaml.safe_load(text) or {}
+        settings = yaml.load(text, _Loader) or {}
     except yaml.YAMLError as error:
         raise RecipeError(source, ["not YAML: " + " ".join(str(error).split())]) from None
     if not isinstance(settings, dict):
@@ -225,7 +237,9 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
 def recipe_names() -> list[str]:
     """Names of the package's recipes."""
     folder = files("affectgpt_r1") / "recipes"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
+    )
 
 
 def recipe_yaml(recipe: BaseModel) -> str:
@@ -253,7 +267,7 @@ def _override(settings: dict[str, Any], item: str) -> str | None:
     if not equals or not path:
         return f"--set {item!r} is not key.sub=value"
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         return f"--set {path}: {value!r} is not YAML"
     *parents, key = path.split(".")
@@ -273,10 +287,14 @@ def _problem(error: Any, kind: type[BaseModel]) -> str:
         return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
     known = _keys(kind, place[:-1])
     # A key may be known elsewhere: `learning_rate` at the top is `optimizer.learning_rate`.
-    near = get_close_matches(place[-1], known, 1) or get_close_matches(name, _all_keys(kind), 1, 0.5)
+    near = get_close_matches(place[-1], known, 1) or get_close_matches(
+        name, _all_keys(kind), 1, 0.5
+    )
     elsewhere = [key for key in _all_keys(kind) if key.split(".")[-1] == place[-1]]
     hint = (elsewhere or near or [f"known here: {', '.join(known)}"])[0]
-    return f"unknown key {name!r}" + (f", {hint!r} is meant?" if elsewhere or near else f" ({hint})")
+    return f"unknown key {name!r}" + (
+        f", {hint!r} is meant?" if elsewhere or near else f" ({hint})"
+    )
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
@@ -288,7 +306,9 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 def _keys(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
     for part in place:
-        section = _section(kind.model_fields[part].annotation) if part in kind.model_fields else None
+        section = (
+            _section(kind.model_fields[part].annotation) if part in kind.model_fields else None
+        )
         if section is None:
             return []
         kind = section

@@ -37,6 +37,14 @@ class Modality(StrEnum):
     VISUAL = "visual"
 
 
+class Part(StrEnum):
+    """What can be left out of a prompt, to see what it is worth."""
+
+    FACE = "face"
+    VOICE = "voice"
+    WORDS = "words"
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A piece of prompt text; `trusted` is False for what a user or a subtitle file wrote."""
@@ -211,9 +219,8 @@ def _problems(
         Problem.EMPTY_THINK: mode == "think" and any(not think for think in thinks),
         Problem.UNWANTED_THINK: mode == "answer" and bool(thinks),
         Problem.REPEATED_BLOCK: len(thinks) > 1 or len(answers) > 1,
-        Problem.UNCLOSED: bool(_TAG.search(outside)) or any(
-            _TAG.search(block) for block in (*thinks, *answers)
-        ),
+        Problem.UNCLOSED: bool(_TAG.search(outside))
+        or any(_TAG.search(block) for block in (*thinks, *answers)),
         Problem.TEXT_OUTSIDE: bool(_TAG.sub("", outside).strip()),
     }
     # One block after the other in the wrong order leaves nothing outside, but is not the format.

@@ -1,9 +1,9 @@
 """The project's own demo clips: real mp4 files of a drawn face that speaks a written line.
 
-Each line has one or two takes: face, tone of voice and labels. Some takes say one thing in words and
-another in face or voice, and many lines are said in two ways, so that no single part of a clip tells
-its labels. Lines are split into train and test, never their renderings. It is a toy with a known
-truth: good for seeing the whole system work, no evidence about real people.
+Each line has one or two takes: face, tone of voice and labels. Some takes say one thing in words
+and another in face or voice, and many lines are said in two ways, so that no single part of a clip
+tells its labels. Lines are split into train and test, never their renderings. It is a toy with a
+known truth: good for seeing the whole system work, no evidence about real people.
 """
 
 from __future__ import annotations
@@ -37,6 +37,13 @@ from affectgpt_r1.datasets.demo_voice import RATE_HZ, TONES, syllable_count, syn
 from affectgpt_r1.errors import InputError
 
 SIZE, FRAMES_PER_S = 192, 10
+#: x264's assembly for macroblock trees does not give one result every time; this makes it.
+_X264 = {
+    "crf": "21",
+    "preset": "veryfast",
+    "threads": "1",
+    "x264-params": "cpu-independent=1",
+}
 #: Share of the lines, in percent, that are held out.
 TEST_PERCENT = 27
 
@@ -202,13 +209,19 @@ def write_demo(
 def _claim(folder: Path, settings: dict[str, object]) -> None:
     path = folder / "demo.json"
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != settings:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # not JSON, or not UTF-8
+            found = None
+        if found != settings:
             raise InputError(
                 f"{folder} holds demo clips of other settings: choose another folder or remove it"
             )
         return
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings), encoding="utf-8")
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(settings), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _render_all(
@@ -225,9 +238,8 @@ def _render_all(
                 done += 1
                 if progress:
                     progress(done, len(jobs))
-        except BaseException:  # an interrupt too: clips not begun are not worth waiting for
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        finally:  # after an interrupt, clips not begun are not worth waiting for
+            pool.shutdown(cancel_futures=True)
 
 
 def _render(job: _Job) -> None:
@@ -236,9 +248,12 @@ def _render(job: _Job) -> None:
     rng = np.random.default_rng(job.seed)
     sound = synthesise(TONES[job.take.voice], syllable_count(job.text), rng)
     frames = _performance(job.take, sound, rng)
-    unfinished = job.path.with_suffix(".tmp.mp4")
-    write_mp4(unfinished, frames, sound)
-    unfinished.replace(job.path)
+    unfinished = job.path.with_suffix(".part")
+    try:
+        write_mp4(unfinished, frames, sound)
+        unfinished.replace(job.path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _performance(
@@ -261,8 +276,13 @@ def _performance(
         speaking = 0.28 * float(loud[i])
         lids = 0.05 if i == blink_at else face.lid_opening
         face = type(face)(
-            face.brow_height, face.brow_inner, lids, face.mouth_corner,
-            min(face.mouth_opening + speaking, 1.1), face.mouth_width, face.nose_wrinkle,
+            face.brow_height,
+            face.brow_inner,
+            lids,
+            face.mouth_corner,
+            min(face.mouth_opening + speaking, 1.1),
+            face.mouth_width,
+            face.nose_wrinkle,
             face.asymmetry,
         )
         moved = 0.012 * SIZE * np.sin(drift + 2 * np.pi * np.array([0.31, 0.43]) * i / FRAMES_PER_S)
@@ -274,15 +294,11 @@ def _performance(
     return frames
 
 
-def write_mp4(
-    path: Path, frames: list[NDArray[np.uint8]], sound: NDArray[np.float32]
-) -> None:
+def write_mp4(path: Path, frames: list[NDArray[np.uint8]], sound: NDArray[np.float32]) -> None:
     """Write frames (H, W, 3) at 10 a second and 16 kHz mono sound: H.264 and AAC."""
     with av.open(str(path), "w", format="mp4") as container:
         height, width, _ = frames[0].shape
-        video = container.add_stream(
-            "libx264", FRAMES_PER_S, options={"crf": "21", "preset": "veryfast", "threads": "1"}
-        )
+        video = container.add_stream("libx264", FRAMES_PER_S, options=_X264)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         audio = container.add_stream("aac", RATE_HZ, layout="mono")
         for picture in frames:

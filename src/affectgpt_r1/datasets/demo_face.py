@@ -104,7 +104,9 @@ def identity(rng: np.random.Generator) -> Identity:
     """Draw an identity."""
 
     def colour(base: tuple[int, int, int], spread: int) -> tuple[int, int, int]:
-        red, green, blue = (int(np.clip(c + rng.integers(-spread, spread + 1), 10, 250)) for c in base)
+        red, green, blue = (
+            int(np.clip(c + rng.integers(-spread, spread + 1), 10, 250)) for c in base
+        )
         return red, green, blue
 
     def about(value: float, spread: float) -> float:
@@ -168,7 +170,12 @@ class _Pen:
         return round((self.x + x) * scale), round((self.y + y) * scale)
 
     def ellipse(
-        self, x: float, y: float, across: float, down: float, colour: tuple[int, int, int],
+        self,
+        x: float,
+        y: float,
+        across: float,
+        down: float,
+        colour: tuple[int, int, int],
         picture: NDArray[np.uint8] | None = None,
     ) -> None:
         scale = self.side * (1 << _SHIFT)
@@ -189,18 +196,15 @@ class _Pen:
 
     def shade(self, x: float, y: float, across: float, down: float, strength: float) -> None:
         """Lighten or darken a soft spot by `strength` (-1 to 1)."""
-        scale = self.side
-        left, right = (self.x + x - 2 * across) * scale, (self.x + x + 2 * across) * scale
-        top, bottom = (self.y + y - 2 * down) * scale, (self.y + y + 2 * down) * scale
-        l, r = max(int(left), 0), min(int(right) + 1, scale)
-        t, b = max(int(top), 0), min(int(bottom) + 1, scale)
-        if l >= r or t >= b:
+        columns = (np.arange(self.side) / self.side - self.x - x) / across
+        rows = (np.arange(self.side) / self.side - self.y - y) / down
+        beside, along = np.flatnonzero(np.abs(columns) < 2), np.flatnonzero(np.abs(rows) < 2)
+        if not len(beside) or not len(along):
             return
-        columns = (np.arange(l, r) / scale - self.x - x) / across
-        rows = (np.arange(t, b) / scale - self.y - y) / down
-        spot = strength * np.exp(-(rows[:, None] ** 2 + columns[None] ** 2))
-        region = self.picture[t:b, l:r].astype(np.float32)
-        self.picture[t:b, l:r] = np.clip(region * (1 + spot[..., None]), 0, 255).astype(np.uint8)
+        region = np.s_[along[0] : along[-1] + 1, beside[0] : beside[-1] + 1]
+        spot = strength * np.exp(-(rows[along, None] ** 2 + columns[None, beside] ** 2))
+        shaded = self.picture[region] * (1 + spot[..., None])
+        self.picture[region] = np.clip(shaded, 0, 255).astype(np.uint8)
 
 
 def _darker(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
@@ -288,10 +292,11 @@ def _mouth(pen: _Pen, who: Identity, face: FaceParameters) -> None:
     bow = 1 - places**2
     slope = np.where(places < 0, left, right) * places**2
     raised = 0.014 * face.nose_wrinkle * bow
-    upper = [(across * p, y + s - opening * 0.45 * b - r)
-             for p, s, b, r in zip(places, slope, bow, raised, strict=True)]
-    lower = [(across * p, y + s + opening * b)
-             for p, s, b in zip(places, slope, bow, strict=True)]
+    upper = [
+        (across * p, y + s - opening * 0.45 * b - r)
+        for p, s, b, r in zip(places, slope, bow, raised, strict=True)
+    ]
+    lower = [(across * p, y + s + opening * b) for p, s, b in zip(places, slope, bow, strict=True)]
     lips = (round(who.skin[0] * 0.72), round(who.skin[1] * 0.5), round(who.skin[2] * 0.5))
     full_upper = [(px, py - 0.013 * b) for (px, py), b in zip(upper, bow, strict=True)]
     full_lower = [(px, py + 0.02 * b) for (px, py), b in zip(lower, bow, strict=True)]
@@ -299,8 +304,10 @@ def _mouth(pen: _Pen, who: Identity, face: FaceParameters) -> None:
     if opening > 0.004:
         pen.polygon([*upper, *lower[::-1]], (48, 22, 24))
         if face.mouth_corner > 0.3:
-            teeth = [(px, py + min(opening * 0.6, 0.016) * b)
-                     for (px, py), b in zip(upper, bow, strict=True)]
+            teeth = [
+                (px, py + min(opening * 0.6, 0.016) * b)
+                for (px, py), b in zip(upper, bow, strict=True)
+            ]
             pen.polygon([*upper, *teeth[::-1]], (236, 232, 224))
     else:
         pen.line(upper, 0.006, _darker(lips, 0.5))

@@ -108,7 +108,8 @@ def synthesise(
     sound *= _envelope(place, tone, time)
     loudness = 0.6 * tone.loudness * float(rng.uniform(0.8, 1.2))
     room = 10 ** (-float(rng.uniform(34, 48)) / 20) * rng.normal(0, 1, samples)
-    return np.clip(sound / np.abs(sound).max() * loudness + room, -1, 1).astype(np.float32)
+    heard = np.clip(sound / np.abs(sound).max() * loudness + room, -1, 1)
+    return np.asarray(heard, dtype=np.float32)
 
 
 def _resonances(
@@ -150,4 +151,4 @@ def _envelope(
     syllable = np.sin(np.pi * np.clip(inside, 0, 1)) ** 0.6
     attack = np.minimum(time / (0.01 if tone.onset else 0.05), 1)
     release = np.minimum((time[-1] - time) / 0.08, 1)
-    return (0.12 + 0.88 * syllable) * attack * release
+    return np.asarray((0.12 + 0.88 * syllable) * attack * release, dtype=np.float64)

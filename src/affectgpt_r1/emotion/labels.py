@@ -15,20 +15,24 @@ from typing import Literal
 Parser = Literal["robust", "reference"]
 
 _REFERENCE_SPLIT = re.compile("""['",]""")
-_APOSTROPHES = str.maketrans({c: "'" for c in "\u2018\u2019\u201b\u02bc\u2032`\u00b4"})
-_SEPARATORS = re.compile(r"[,;/|\n\r\u2028\u2029、]|\s&\s|\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$")
-_LIST_MARK = re.compile(r"^(?:[-*+\u2022\u2023\u25aa\u25cf\u00b7\u2013\u2014>]+|\(?\d{1,3}[.):])\s*")
+_APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʼ′`´", "'"))
+_SEPARATORS = re.compile(
+    r"[,;/|\n\r\u2028\u2029、]|\s&\s|\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$"
+)
+_LIST_MARK = re.compile(
+    r"^(?:[-*+\u2022\u2023\u25aa\u25cf\u00b7\u2013\u2014>]+|\(?\d{1,3}[.):])\s*"
+)
 _EDGE = " \t\f\v\"'“”„«»()[]{}<>*_#.!?:…。！？·•~=+-–—\\"
 
 
 def parse_labels(value: object, parser: Parser = "robust") -> list[str]:
-    """Read emotion words out of a label list or a model's answer; never raises.
+    r"""Read emotion words out of a label list or a model's answer; never raises.
 
     Args:
         value: a list of texts, a text, or nothing (None, NaN, "").
         parser: `robust`, or `reference` for published numbers.
 
-    >>> parse_labels("1. Happy\\n2. on edge; “Relieved” and calm.")
+    >>> parse_labels("1. Happy\n2. on edge; “Relieved” and calm.")
     ['happy', 'on edge', 'relieved', 'calm']
     >>> parse_labels("[happy, sad].", "reference")
     ['happy', 'sad].']
@@ -55,16 +59,11 @@ def _robust(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).casefold()
     # Case folding may undo the normal form; a second round makes the result stable.
     text = unicodedata.normalize("NFKC", text)
-    words = [_bare(piece) for piece in _split(text)]
-    return [word for word in words if word]
-
-
-def _split(text: str) -> list[str]:
     pieces = [text]
-    while True:  # "a and or b": an outer separator uncovers the next
-        split = [part for piece in pieces for part in _SEPARATORS.split(_bare(piece))]
+    while True:  # "a and or b", "1. (happy and sad)": what is stripped uncovers a separator
+        split = [_bare(part) for piece in pieces for part in _SEPARATORS.split(piece)]
         if split == pieces:
-            return pieces
+            return [word for word in split if word]
         pieces = split
 
 

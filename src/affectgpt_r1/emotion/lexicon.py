@@ -53,7 +53,7 @@ class Lexicon:
 
         Args:
             name: `builtin`, or `mer2025` or `mer2026`, the authors' tables.
-            folder: where the authors' tables lie (wheel1.xlsx ... synonym.xlsx, mer2026/format.csv);
+            folder: where the authors' tables lie (wheel1.xlsx, ..., mer2026/format.csv);
                 None: the folder named by the environment variable AFFECTGPT_R1_LEXICON.
 
         Raises:

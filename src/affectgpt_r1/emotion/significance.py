@@ -2,8 +2,8 @@
 
 Samples of one group (renderings of one line, clips of one speaker) are not independent: groups are
 drawn, with replacement, and their samples move together. The corpus F is computed anew on every
-draw, from statistics made once. Several runs (seeds) of a system over the same samples are averaged:
-the intervals then speak of the mean run over other lines, not of other seeds.
+draw, from statistics made once. Several runs (seeds) of a system over the same samples are
+averaged: the intervals then speak of the mean run over other lines, not of other seeds.
 """
 
 from __future__ import annotations

@@ -11,11 +11,10 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.dialogue import Mode, parse_completion, prompt_pieces
+from affectgpt_r1.dialogue import Mode, Part, parse_completion, prompt_pieces
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
@@ -29,9 +28,6 @@ from affectgpt_r1.model.profiles import (
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.features import Features, perceive
-
-#: What can be taken from the model at inference, to see what it is worth.
-Part = Literal["face", "voice", "words"]
 
 #: Told how many of how many are done.
 Progress = Callable[[int, int], None]
@@ -187,9 +183,9 @@ def predict(
                     mode=mode,
                     question=question,
                     view=view,
-                    has_audio=found.has_audio and "voice" not in without,
-                    has_visual=found.has_visual and "face" not in without,
-                    has_subtitle="words" not in without,
+                    has_audio=found.has_audio and Part.VOICE not in without,
+                    has_visual=found.has_visual and Part.FACE not in without,
+                    has_subtitle=Part.WORDS not in without,
                 )
             )
             for clip, found in part
@@ -197,9 +193,7 @@ def predict(
         batch = predictor.processor.batch(prompts, [found for _, found in part])
         batch = {name: tensor.to(predictor.model.device) for name, tensor in batch.items()}
         seeds = [[seed_of(seed, clip.id)] for clip, _ in part]
-        groups = sample(
-            predictor.model, predictor.processor, batch, seeds=seeds, settings=settings
-        )
+        groups = sample(predictor.model, predictor.processor, batch, seeds=seeds, settings=settings)
         for (clip, found), prompt, (drawn,) in zip(part, prompts, groups, strict=True):
             reply = parse_completion(predictor.processor.text(drawn.ids), mode)
             flags = {str(flag) for flag in found.flags}
@@ -243,9 +237,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def single_clip(path: Path, subtitle: str) -> Clip:
-    """A clip of one file outside any manifest; its name is its id.
-
-    """
+    """A clip of one file outside any manifest; its name is its id."""
     return Clip(id=path.stem, video=path, subtitle=subtitle)
 
 

@@ -29,7 +29,14 @@ from affectgpt_r1.media import read_media
 
 _SHOWN_CLIPS = 6  # best and worst each
 _STRIP_HEIGHT = 72
-_CURVES = ("reward", "accuracy", "words_per_answer", "distinct_answers", "frac_reward_zero_std", "loss")
+_CURVES = (
+    "reward",
+    "accuracy",
+    "words_per_answer",
+    "distinct_answers",
+    "frac_reward_zero_std",
+    "loss",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +87,22 @@ def write_report(
         if clip.labels is not None and clip.id in said
     ]
     scored.sort(key=lambda pair: (pair[0], pair[1].id))
-    html = _environment().get_template("report.html").render(
-        result=result,
-        lines=result.lines(),
-        models=sorted({p.model for p in predictions}),
-        how=sorted({p.signature for p in predictions}),
-        problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
-        flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
-        words=Counter(word for p in predictions for word in p.words).most_common(20),
-        curves=_curves(run) if run else "",
-        wheels=_wheels(clips, said, lexicon, level),
-        worst=[_card(f, clip, said[clip.id]) for f, clip in scored[:_SHOWN_CLIPS]],
-        best=[_card(f, clip, said[clip.id]) for f, clip in scored[::-1][:_SHOWN_CLIPS]],
+    html = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            result=result,
+            lines=result.lines(),
+            models=sorted({p.model for p in predictions}),
+            how=sorted({p.signature for p in predictions}),
+            problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
+            flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
+            words=Counter(word for p in predictions for word in p.words).most_common(20),
+            curves=_curves(run) if run else "",
+            wheels=_wheels(clips, said, lexicon, level),
+            worst=[_card(f, clip, said[clip.id]) for f, clip in scored[:_SHOWN_CLIPS]],
+            best=[_card(f, clip, said[clip.id]) for f, clip in scored[::-1][:_SHOWN_CLIPS]],
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
@@ -110,8 +121,14 @@ def _environment() -> Environment:
 
 def _card(f: float, clip: Clip, prediction: Prediction) -> ClipCard:
     return ClipCard(
-        clip.id, clip.subtitle, clip.labels or (), prediction.words, prediction.think,
-        prediction.flags, f, _strip(clip),
+        clip.id,
+        clip.subtitle,
+        clip.labels or (),
+        prediction.words,
+        prediction.think,
+        prediction.flags,
+        f,
+        _strip(clip),
     )
 
 

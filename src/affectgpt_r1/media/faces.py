@@ -157,8 +157,9 @@ def read_given_faces(
             "(n, height, width, 3): save the crops so"
         )
     taken = crops[sampled_indices(len(crops), count)]
-    return np.stack([squash(np.ascontiguousarray(c[..., ::-1] if channel_order == "bgr" else c))
-                     for c in taken])
+    return np.stack(
+        [squash(np.ascontiguousarray(c[..., ::-1] if channel_order == "bgr" else c)) for c in taken]
+    )
 
 
 def _cut(frame: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:

@@ -86,9 +86,7 @@ def _file_hash(path: Path) -> str:
         raise MediaError(f"{path} cannot be read ({error.strerror}): check the file") from None
 
 
-def _sound(
-    clip: Clip, windows: int
-) -> tuple[frozenset[MediaFlag], NDArray[np.float32], float]:
+def _sound(clip: Clip, windows: int) -> tuple[frozenset[MediaFlag], NDArray[np.float32], float]:
     """Flags, windows (windows, 32000) or (0, 32000), and the sound's duration in seconds."""
     source = clip.audio or clip.video
     waveform, flags = read_waveform(source) if source is not None else (None, frozenset())

@@ -82,7 +82,9 @@ def read_frames(
         if timeline is not None and decodable < total:
             flags.add(MediaFlag.TRUNCATED)
         if decodable == 0:
-            raise MediaError(f"{path}: its video track holds no frame that decodes: record it again")
+            raise MediaError(
+                f"{path}: its video track holds no frame that decodes: record it again"
+            )
         total, wanted = decodable, sampled_indices(decodable, count)
         frames = {i: f for i, f in enumerate(_decoded(path)) if i in set(wanted)}
     if total == 1:
@@ -122,9 +124,7 @@ def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline | Non
     return _Timeline(tuple(sorted(stamps)), frozenset(keys))
 
 
-def _by_seeking(
-    path: Path, timeline: _Timeline, wanted: Sequence[int]
-) -> dict[int, VideoFrame]:
+def _by_seeking(path: Path, timeline: _Timeline, wanted: Sequence[int]) -> dict[int, VideoFrame]:
     """Decode the wanted frames, jumping over what lies between where a key frame allows."""
     index_of = {stamp: index for index, stamp in enumerate(timeline.stamps)}
     keys = sorted(timeline.keys)

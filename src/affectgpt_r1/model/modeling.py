@@ -82,9 +82,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
 
     @classmethod
-    def create(
-        cls, config: AffectGPTConfig, language_model: PreTrainedModel, *, seed: int
-    ) -> Self:
+    def create(cls, config: AffectGPTConfig, language_model: PreTrainedModel, *, seed: int) -> Self:
         """Build an untrained model around a frozen language model, repeatably.
 
         Args:
@@ -97,7 +95,8 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             model = cls(config, language_model)
         embeddings = language_model.get_input_embeddings().weight
         model.fusion.initialise(
-            float(embeddings.detach().float().norm(dim=-1).mean()), torch.Generator().manual_seed(seed)
+            float(embeddings.detach().float().norm(dim=-1).mean()),
+            torch.Generator().manual_seed(seed),
         )
         return model
 
@@ -229,7 +228,8 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.config.lora_rank > 0:
             (folder / _ADAPTER).mkdir(exist_ok=True)
             save_file(
-                _on_cpu(self._adapter()), folder / _ADAPTER / "adapter_model.safetensors",
+                _on_cpu(self._adapter()),
+                folder / _ADAPTER / "adapter_model.safetensors",
                 metadata={"format": "pt"},
             )
             self.language_model.peft_config["default"].save_pretrained(folder / _ADAPTER)
@@ -243,14 +243,19 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.language_model.config.tie_word_embeddings:
                 frozen.pop("lm_head.weight", None)
             save_file(
-                _on_cpu(frozen), folder / _LANGUAGE_MODEL / "model.safetensors",
+                _on_cpu(frozen),
+                folder / _LANGUAGE_MODEL / "model.safetensors",
                 metadata={"format": "pt"},
             )
             self.language_model.config.save_pretrained(folder / _LANGUAGE_MODEL)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: Any, *, dtype: torch.dtype = torch.float32, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        dtype: torch.dtype = torch.float32,
+        **kwargs: Any,
     ) -> Self:
         """Load a model folder written by `save_pretrained`; logits are equal to the bit.
 

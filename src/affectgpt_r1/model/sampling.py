@@ -90,7 +90,10 @@ def sample(
     attention = batch["attention_mask"]
     positions = (attention.cumsum(-1) - 1).clamp(min=0)  # (B, P)
     output = model(
-        **batch, position_ids=positions, past_key_values=DynamicCache(), use_cache=True,
+        **batch,
+        position_ids=positions,
+        past_key_values=DynamicCache(),
+        use_cache=True,
         logits_to_keep=1,
     )
     cache = output.past_key_values
@@ -123,13 +126,15 @@ def sample(
             rows = [rows[place] for place in going]
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         output = model(
-            input_ids=tokens[:, None], attention_mask=attention, position_ids=position,
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            input_ids=tokens[:, None],
+            attention_mask=attention,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         logits, position = output.logits[:, -1], position + 1
-    drawn = [
-        Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)
-    ]
+    drawn = [Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)]
     return [drawn[start : start + group] for start in range(0, len(drawn), group)]
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -91,6 +92,11 @@ class FeatureCache:
             # After renaming there is none; where even the folder is a file, there never was one.
             if unfinished.is_file():
                 unfinished.unlink()
+
+
+def feature_cache(folder: str | Path | None) -> FeatureCache:
+    """The feature cache in `folder`; None: in the user's cache directory."""
+    return FeatureCache(Path(folder) if folder else user_cache_path("affectgpt-r1") / "features")
 
 
 def _bytes(features: Features) -> bytes:

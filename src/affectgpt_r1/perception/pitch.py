@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 _RATE_HZ = 8000  # after halving: pitch needs no more
 _FRAME = 400  # 50 ms, three periods of the lowest pitch
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 600.0
-import os;CUT=float(os.environ.get('CUT','.25'))
-_OCTAVE_COST = float(os.environ.get('OC','.02'))  # favours the shorter of two lags about equally good
+_OCTAVE_COST = 0.05  # favours the shorter of two lags about equally good
 
 _LAGS = np.arange(int(_RATE_HZ / _HIGHEST_HZ), int(np.ceil(_RATE_HZ / _LOWEST_HZ)) + 2)
 _PADDED = 1024  # at least frame + longest lag, so that the product is not circular
@@ -54,7 +53,6 @@ def _halved(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Halve the rate by cutting the spectrum: (t, n) -> (t, n / 2)."""
     samples = windows.shape[1]
     spectrum = np.fft.rfft(windows, axis=1)[:, : samples // 4 + 1]
-    spectrum[:, int(samples*CUT):]=0
     return (np.fft.irfft(spectrum, samples // 2, axis=1) / 2).astype(np.float32)
 
 

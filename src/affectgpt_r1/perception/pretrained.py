@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from affectgpt_r1.errors import MissingFileError, ModelFolderError
 
-
 _UNLOADABLE = (ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe
-from affectgpt_r1.dialogue import Mode, prompt_pieces, target_text
+from affectgpt_r1.dialogue import Mode, Part, prompt_pieces, target_text
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor, TokenisedPrompt
 from affectgpt_r1.model.sampling import seed_of
@@ -39,7 +39,11 @@ class ColdStartTrainer(RunTrainer):
     ) -> None:
         self.recipe = recipe
         super().__init__(
-            model, processor, examples, optimizer=recipe.optimizer, run=recipe.run,
+            model,
+            processor,
+            examples,
+            optimizer=recipe.optimizer,
+            run=recipe.run,
             progress=progress,
         )
 
@@ -65,9 +69,9 @@ class ColdStartTrainer(RunTrainer):
         recipe = self.recipe
         think = draw.random() < recipe.think_share and clip.description is not None
         mode: Mode = "think" if think else "answer"
-        lost = draw.choice(("face", "voice", "words"))
+        lost: Part | None = draw.choice(tuple(Part))
         if draw.random() >= recipe.modality_dropout:
-            lost = ""
+            lost = None
         labels = list(clip.labels or ())
         if recipe.shuffle_labels:
             draw.shuffle(labels)
@@ -75,9 +79,9 @@ class ColdStartTrainer(RunTrainer):
             clip.subtitle,
             mode=mode,
             view="face" if self.affect_model.config.view == "face" else "frame",
-            has_audio=features.has_audio and lost != "voice",
-            has_visual=features.has_visual and lost != "face",
-            has_subtitle=lost != "words",
+            has_audio=features.has_audio and lost is not Part.VOICE,
+            has_visual=features.has_visual and lost is not Part.FACE,
+            has_subtitle=lost is not Part.WORDS,
         )
         target = target_text(tuple(labels), clip.description, mode)
         return self.processor.prompt(pieces, training=True), self.processor.target(target)

@@ -72,7 +72,11 @@ class GrpoTrainer(RunTrainer):
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # else sampler and loss would be two different policies
         super().__init__(
-            model, processor, examples, optimizer=recipe.optimizer, run=recipe.run,
+            model,
+            processor,
+            examples,
+            optimizer=recipe.optimizer,
+            run=recipe.run,
             progress=progress,
         )
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
 from pydantic import BaseModel
 
 from affectgpt_r1.clips import Clip, read_manifest
@@ -21,7 +20,7 @@ from affectgpt_r1.emotion.score import score_sample
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.model.profiles import PROFILES, Encoders, create_model, load_encoders
-from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.cache import feature_cache
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
@@ -59,11 +58,6 @@ class RunResult:
     steps: int
     resumed_from: str | None
     dropped: int = 0
-
-
-def feature_cache(folder: str | None) -> FeatureCache:
-    """The feature cache in `folder`, or in the user's cache directory."""
-    return FeatureCache(Path(folder) if folder else user_cache_path("affectgpt-r1") / "features")
 
 
 def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
@@ -118,7 +112,8 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     if len(known) < len(clips):
         logger.warning(
             "%d of %d clips left out: no label of theirs is in the lexicon",
-            len(clips) - len(known), len(clips),
+            len(clips) - len(known),
+            len(clips),
         )
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
     if recipe.beta and predictor.model.config.lora_rank == 0:

@@ -118,7 +118,11 @@ def _differences(before: object, now: object, prefix: str = "") -> list[str]:
 def _git_commit() -> str | None:
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True,
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
             cwd=Path(__file__).parent,
         )
     except (OSError, subprocess.SubprocessError):

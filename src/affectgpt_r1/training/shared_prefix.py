@@ -144,8 +144,6 @@ def _head_logprobs(
 
     parts = [
         checkpoint(chunk, states, targets, use_reentrant=False)
-        for states, targets in zip(
-            hidden.split(_HEAD_CHUNK), ids.split(_HEAD_CHUNK), strict=True
-        )
+        for states, targets in zip(hidden.split(_HEAD_CHUNK), ids.split(_HEAD_CHUNK), strict=True)
     ]
     return torch.cat(parts)

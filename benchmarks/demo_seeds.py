@@ -1,0 +1,183 @@
+"""The demo for several seeds: is GRPO better than cold start, and does each part of a clip count?
+
+    python benchmarks/demo_seeds.py                  # seeds 0 1 2; about 45 minutes on two cores
+    python benchmarks/demo_seeds.py --out runs/seeds --seeds 0 1 2
+
+Every seed is a whole demo (`runs/demo.sh`'s commands): its own cold start and GRPO run on the
+same clips. Each is evaluated on the held-out lines after cold start, after GRPO, and after GRPO
+with face, voice or words left out. Intervals are bootstrapped over lines, with the mean of the
+seeds' F computed on every draw; both sides of a difference see the same draws. Finished parts are
+kept: an interrupted run is started again with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from affectgpt_r1.clips import read_manifest
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import best_constant
+from affectgpt_r1.emotion.significance import Interval, bootstrap
+from affectgpt_r1.evaluation.evaluate import read_words
+
+VARIANTS = {
+    "after GRPO": (),
+    "without face": ("face",),
+    "without voice": ("voice",),
+    "without words": ("words",),
+}
+
+
+def main() -> None:
+    """Run what is missing, then print the table and write `summary.json`."""
+    parser = argparse.ArgumentParser(description="Run the demo for several seeds.")
+    parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    start = time.monotonic()
+    command("prepare", "demo", str(out / "data"))
+    for seed in arguments.seeds:
+        run_seed(out, seed)
+    summary = summarise(out, arguments.seeds)
+    summary["minutes"] = round((time.monotonic() - start) / 60, 1)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    for line in table(summary):
+        print(line)
+
+
+def run_seed(out: Path, seed: int) -> None:
+    """Cold start, GRPO and five evaluations of one seed."""
+    data = [
+        f"data.train={out}/data/train.jsonl",
+        f"data.test={out}/data/test.jsonl",
+        f"data.cache={out}/features",
+        f"run.seed={seed}",
+    ]
+    folder = out / f"seed-{seed}"
+    train("cold-start", "small-cold-start", [*data, f"run.output={folder}/cold-start"])
+    train("grpo", "small-grpo", [*data, f"model={folder}/cold-start", f"run.output={folder}/grpo"])
+    evaluate(folder / "cold-start", out, folder / "evaluation/cold-start", ())
+    for name, without in VARIANTS.items():
+        evaluate(folder / "grpo", out, folder / "evaluation" / name.replace(" ", "-"), without)
+
+
+def train(stage: str, recipe: str, settings: Sequence[str]) -> None:
+    """One training run, or what is left of it."""
+    command("train", stage, recipe, *[part for item in settings for part in ("--set", item)])
+
+
+def evaluate(model: Path, out: Path, folder: Path, without: Sequence[str]) -> None:
+    """One evaluation, unless its predictions are there."""
+    if not (folder / "predictions.jsonl").is_file():
+        left_out = [part for name in without for part in ("--without", name)]
+        command(
+            "evaluate",
+            str(model),
+            str(out / "data/test.jsonl"),
+            "--cache",
+            str(out / "features"),
+            "--out",
+            str(folder),
+            *left_out,
+        )
+
+
+def command(*arguments: str) -> None:
+    """Run the command line; its JSON is not needed, its progress is shown."""
+    subprocess.run(
+        [sys.executable, "-m", "affectgpt_r1.cli", *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def summarise(out: Path, seeds: Sequence[int]) -> dict[str, object]:
+    """Means over the seeds with their intervals over lines."""
+    lexicon = Lexicon.load("builtin")
+    clips = read_manifest(out / "data/test.jsonl")
+    labels = [clip.labels or () for clip in clips]
+    groups = [clip.group or clip.id for clip in clips]
+    constant_words, constant = best_constant(labels, lexicon)
+
+    def answers(name: str) -> list[list[tuple[str, ...]]]:
+        found = [
+            read_words(out / f"seed-{seed}/evaluation" / name / "predictions.jsonl")
+            for seed in seeds
+        ]
+        return [[words[clip.id] for clip in clips] for words in found]
+
+    def interval(name: str, other: str | None = None) -> dict[str, float]:
+        baseline = None if other is None else answers(other)
+        return _row(bootstrap(labels, answers(name), groups, lexicon, baseline=baseline))
+
+    best = [[constant_words] * len(clips)]
+    final = answers("after-GRPO")
+    return {
+        "seeds": list(seeds),
+        "clips": len(clips),
+        "lines": len(set(groups)),
+        "signature": constant.signature,
+        "constant": {"words": list(constant_words), "f": constant.f},
+        "by_seed": {
+            name: [
+                bootstrap(labels, [run], groups, lexicon, resamples=1).value
+                for run in answers(name)
+            ]
+            for name in ("cold-start", "after-GRPO")
+        },
+        "cold start": interval("cold-start"),
+        "GRPO": interval("after-GRPO"),
+        "GRPO - cold start": interval("after-GRPO", "cold-start"),
+        "GRPO - best constant": _row(bootstrap(labels, final, groups, lexicon, baseline=best)),
+        "cold start - best constant": _row(
+            bootstrap(labels, answers("cold-start"), groups, lexicon, baseline=best)
+        ),
+        **{
+            f"{name} - GRPO": interval(name.replace(" ", "-"), "after-GRPO")
+            for name in VARIANTS
+            if name != "after GRPO"
+        },
+        "distinct answers": [len({frozenset(words) for words in run}) for run in final],
+        "words per answer": [
+            sum(len(words) for words in run) / len(run)
+            for name in ("cold-start", "after-GRPO")
+            for run in answers(name)
+        ],
+    }
+
+
+def _row(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def table(summary: dict[str, object]) -> list[str]:
+    """The summary as the lines of a Markdown table."""
+    constant = summary["constant"]
+    assert isinstance(constant, dict)
+    lines = [
+        f"{summary['clips']} held-out clips of {summary['lines']} lines, seeds {summary['seeds']}, "
+        f"`{summary['signature']}`",
+        "",
+        "| | EW F, mean of the seeds | 95 % interval over lines |",
+        "|---|---|---|",
+        f"| best constant answer ({', '.join(constant['words'])}) | {constant['f']:.3f} | |",
+    ]
+    for name, value in summary.items():
+        if isinstance(value, dict) and "low" in value:
+            lines.append(
+                f"| {name} | {value['value']:.3f} | {value['low']:.3f} to {value['high']:.3f} |"
+            )
+    extra = ("by_seed", "distinct answers", "words per answer")
+    lines += [f"{name}: {json.dumps(summary[name])}" for name in extra]
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of reference data beside the repository; absent on a newcomer's machine."""
+    named = os.environ.get("AFFECTGPT_R1_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "reference").is_dir():
+        pytest.skip(
+            "no reference data: they lie in ../shared or AFFECTGPT_R1_SHARED, and are not needed "
+            "to use the project"
+        )
+    return folder

@@ -1,0 +1,242 @@
+"""The command line: the whole main job at nano size, and every bad input as one line, status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.datasets.demo import demo_lines, write_demo
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "affectgpt_r1.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def answer(*arguments: str | Path) -> dict[str, object]:
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    read: dict[str, object] = json.loads(line)
+    return read
+
+
+def complaint(*arguments: str | Path) -> str:
+    done = run(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("affectgpt-r1: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The main job at nano size: demo clips, cold start, GRPO; the commands a user types."""
+    folder = tmp_path_factory.mktemp("job")
+    lines = [line for line in demo_lines() if line.is_test][:3]
+    lines += [line for line in demo_lines() if not line.is_test][:10]
+    write_demo(folder / "data", lines=lines, workers=2)
+    common = [
+        "--set",
+        f"data.train={folder}/data/train.jsonl",
+        "--set",
+        f"data.test={folder}/data/test.jsonl",
+        "--set",
+        f"data.cache={folder}/features",
+    ]
+    first = answer(
+        "train",
+        "cold-start",
+        "nano-cold-start",
+        *common,
+        "--set",
+        f"run.output={folder}/cold-start",
+        "--set",
+        "optimizer.max_steps=12",
+    )
+    assert first["steps"] == 12
+    second = answer(
+        "train",
+        "grpo",
+        "nano-grpo",
+        *common,
+        "--set",
+        f"model={folder}/cold-start",
+        "--set",
+        f"run.output={folder}/grpo",
+        "--set",
+        "optimizer.max_steps=3",
+    )
+    assert second["steps"] == 3
+    return folder
+
+
+def test_the_main_job_leaves_its_records(job: Path) -> None:
+    for stage in ("cold-start", "grpo"):
+        names = {path.name for path in (job / stage).iterdir()}
+        assert {"recipe.yaml", "environment.json", "metrics.jsonl", "model"} <= names
+    assert (job / "grpo/rollouts.jsonl").is_file()
+    metrics = [json.loads(row) for row in (job / "grpo/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3]
+
+
+def test_evaluation_writes_predictions_scores_and_a_report(job: Path, tmp_path: Path) -> None:
+    manifest, cache = job / "data/test.jsonl", job / "features"
+    answer("evaluate", job / "cold-start", manifest, "--cache", cache, "--out", tmp_path / "a")
+    result = answer(
+        "evaluate",
+        job / "grpo",
+        manifest,
+        "--cache",
+        cache,
+        "--out",
+        tmp_path / "b",
+        "--baseline",
+        tmp_path / "a/predictions.jsonl",
+        "--without",
+        "face",
+    )
+    assert result["over_baseline"] is not None
+    assert "without:face" in (tmp_path / "b/predictions.jsonl").read_text()
+    html = (tmp_path / "b/report.html").read_text()
+    assert "data:image/jpeg;base64," in html
+    assert "<svg" in html
+    assert "http" not in html.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    again = answer("score", tmp_path / "b/predictions.jsonl", "--labels", manifest)
+    assert again["f"] == result["f"]
+    assert again["signature"] == result["signature"]
+
+
+def test_prediction_is_one_object_a_line_in_the_stable_keys(job: Path, tmp_path: Path) -> None:
+    files = sorted((job / "data/clips").glob("*.mp4"))[:2]
+    done = run(
+        "predict", *files, "--subtitle", "Oh.", "--model", job / "grpo", "--cache", tmp_path / "c"
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in rows] == [path.stem for path in files]
+    for row in rows:
+        assert {"id", "words", "think", "completion", "model", "signature"} <= row.keys()
+        assert row["model"].startswith("affectgpt-r1|profile:nano|weights:")
+
+
+def test_a_finished_run_is_not_run_again_and_another_is_refused(job: Path) -> None:
+    recipe = job / "grpo/recipe.yaml"
+    assert answer("train", "grpo", recipe)["steps"] == 0
+    assert "optimizer.learning_rate" in complaint(
+        "train", "grpo", recipe, "--set", "optimizer.learning_rate=0.9"
+    )
+
+
+def test_a_model_of_another_profile_is_refused(job: Path, tmp_path: Path) -> None:
+    text = complaint(
+        "train",
+        "grpo",
+        "small-grpo",
+        "--set",
+        f"model={job}/cold-start",
+        "--set",
+        f"data.train={job}/data/train.jsonl",
+        "--set",
+        f"run.output={tmp_path}/run",
+    )
+    assert "profile 'nano'" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_and_test_may_not_share_a_clip(job: Path, tmp_path: Path) -> None:
+    text = complaint(
+        "train",
+        "cold-start",
+        "nano-cold-start",
+        "--set",
+        f"data.train={job}/data/test.jsonl",
+        "--set",
+        f"data.test={job}/data/test.jsonl",
+        "--set",
+        f"run.output={tmp_path}/run",
+    )
+    assert "are in" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text"])
+def test_a_bad_file_is_one_line(job: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "clip.mp4"
+    if kind != "missing":
+        path.write_text("" if kind == "empty" else "no video\n" * 50)
+    good = next((job / "data/clips").glob("*.mp4"))
+    assert "clip.mp4" in complaint(
+        "predict", good, path, "--model", job / "grpo", "--cache", tmp_path / "c"
+    )
+
+
+def test_no_model_is_one_line(tmp_path: Path) -> None:
+    assert f"no model at {tmp_path}/none" in complaint(
+        "predict", "clip.mp4", "--model", tmp_path / "none"
+    )
+
+
+def test_an_unfinished_run_is_no_model(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job / "grpo", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    assert "not finished" in complaint("predict", "clip.mp4", "--model", tmp_path / "run")
+
+
+def test_a_manifest_with_wrong_lines_tells_them_all(job: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a", "video": "gone.mp4"}\n{"idd": 1}\n')
+    text = complaint("evaluate", job / "grpo", path)
+    assert "line 1: no video file at 'gone.mp4'" in text
+    assert "line 2: unknown column 'idd', 'id' is meant?" in text
+
+
+def test_a_recipe_with_unknown_keys_tells_them_all() -> None:
+    text = complaint(
+        "train", "grpo", "nano-grpo", "--set", "betta=1", "--set", "rollout.num_generation=2"
+    )
+    assert "'beta' is meant?" in text
+    assert "'num_generations' is meant?" in text
+
+
+def test_wrong_predictions_tell_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        '{"id": "a"}\nnot json\n{"id": "b", "words": ["sad"]}\n{"id": "b", "words": []}\n'
+    )
+    text = complaint("score", path)
+    for part in ("line 1", "line 2", "line 4"):
+        assert part in text
+    path.write_text('{"id": "b", "words": ["sad"]}\n')
+    assert "has no labels" in complaint("score", path)
+
+
+def test_a_wrong_option_is_one_line() -> None:
+    assert "--modle" in complaint("predict", "x.mp4", "--modle", "y")
+
+
+def test_the_doctor_names_what_there_is() -> None:
+    found = answer("doctor")
+    assert "torch" in found
+    assert "weights of the small profile" in found
+
+
+def test_help_and_score_load_no_torch() -> None:
+    code = (
+        "import sys; import affectgpt_r1.cli, affectgpt_r1.evaluation.evaluate;"
+        "print('torch' in sys.modules, 'transformers' in sys.modules, 'av' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "False"]
