@@ -1,22 +1,21 @@
 """The demo for several seeds: is GRPO better than cold start, and does each part of a clip count?
 
-    python benchmarks/demo_seeds.py                  # seeds 0 1 2; about 45 minutes on two cores
     python benchmarks/demo_seeds.py --out runs/seeds --seeds 0 1 2
 
-Every seed is a whole demo (`runs/demo.sh`'s commands): its own cold start and GRPO run on the
-same clips. Each is evaluated on the held-out lines after cold start, after GRPO, and after GRPO
-with face, voice or words left out. Intervals are bootstrapped over lines, with the mean of the
-seeds' F computed on every draw; both sides of a difference see the same draws. Finished parts are
-kept: an interrupted run is started again with the same command.
+Every seed is a whole demo (`runs/demo.sh`): its own cold start and GRPO run, on the same clips. It
+is evaluated on the held-out lines after cold start, after GRPO, and after GRPO with face, voice or
+words left out. Intervals are bootstrapped over lines, with the mean of the seeds' F computed on
+every draw; both sides of a difference see the same draws. Finished parts are kept: an interrupted
+run is started again with the same command. Some 45 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,11 +25,11 @@ from affectgpt_r1.emotion.score import best_constant
 from affectgpt_r1.emotion.significance import Interval, bootstrap
 from affectgpt_r1.evaluation.evaluate import read_words
 
+#: What is left out at inference, and the folder of the evaluation.
 VARIANTS = {
-    "after GRPO": (),
-    "without face": ("face",),
-    "without voice": ("voice",),
-    "without words": ("words",),
+    "without face": "face",
+    "without voice": "voice",
+    "without words": "words",
 }
 
 
@@ -41,67 +40,46 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     out: Path = arguments.out
-    start = time.monotonic()
-    command("prepare", "demo", str(out / "data"))
+    data = out / f"seed-{arguments.seeds[0]}" / "data"
     for seed in arguments.seeds:
-        run_seed(out, seed)
-    summary = summarise(out, arguments.seeds)
-    summary["minutes"] = round((time.monotonic() - start) / 60, 1)
+        run_seed(out / f"seed-{seed}", data, seed)
+    summary = summarise(out, data, arguments.seeds)
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
     for line in table(summary):
         print(line)
 
 
-def run_seed(out: Path, seed: int) -> None:
-    """Cold start, GRPO and five evaluations of one seed."""
-    data = [
-        f"data.train={out}/data/train.jsonl",
-        f"data.test={out}/data/test.jsonl",
-        f"data.cache={out}/features",
-        f"run.seed={seed}",
-    ]
-    folder = out / f"seed-{seed}"
-    train("cold-start", "small-cold-start", [*data, f"run.output={folder}/cold-start"])
-    train("grpo", "small-grpo", [*data, f"model={folder}/cold-start", f"run.output={folder}/grpo"])
-    evaluate(folder / "cold-start", out, folder / "evaluation/cold-start", ())
-    for name, without in VARIANTS.items():
-        evaluate(folder / "grpo", out, folder / "evaluation" / name.replace(" ", "-"), without)
-
-
-def train(stage: str, recipe: str, settings: Sequence[str]) -> None:
-    """One training run, or what is left of it."""
-    command("train", stage, recipe, *[part for item in settings for part in ("--set", item)])
-
-
-def evaluate(model: Path, out: Path, folder: Path, without: Sequence[str]) -> None:
-    """One evaluation, unless its predictions are there."""
-    if not (folder / "predictions.jsonl").is_file():
-        left_out = [part for name in without for part in ("--without", name)]
-        command(
-            "evaluate",
-            str(model),
-            str(out / "data/test.jsonl"),
-            "--cache",
-            str(out / "features"),
-            "--out",
-            str(folder),
-            *left_out,
+def run_seed(folder: Path, data: Path, seed: int) -> None:
+    """A demo and the evaluations with a part left out; what is finished stays."""
+    if not (folder / "evaluation/grpo/report.html").is_file():
+        scripts = Path(sys.executable).parent
+        subprocess.run(
+            ["sh", "runs/demo.sh", str(folder)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={
+                **os.environ,
+                "PATH": f"{scripts}:{os.environ['PATH']}",
+                "SEED": str(seed),
+                "DATA": str(data),
+            },
         )
+    for name, part in VARIANTS.items():
+        target = folder / "evaluation" / name.replace(" ", "-")
+        if not (target / "predictions.jsonl").is_file():
+            evaluation = ["evaluate", str(folder / "grpo"), str(data / "test.jsonl")]
+            places = ["--cache", str(data / "features"), "--out", str(target)]
+            subprocess.run(
+                [sys.executable, "-m", "affectgpt_r1.cli", *evaluation, *places, "--without", part],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
 
 
-def command(*arguments: str) -> None:
-    """Run the command line; its JSON is not needed, its progress is shown."""
-    subprocess.run(
-        [sys.executable, "-m", "affectgpt_r1.cli", *arguments],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-
-
-def summarise(out: Path, seeds: Sequence[int]) -> dict[str, object]:
+def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
     """Means over the seeds with their intervals over lines."""
     lexicon = Lexicon.load("builtin")
-    clips = read_manifest(out / "data/test.jsonl")
+    clips = read_manifest(data / "test.jsonl")
     labels = [clip.labels or () for clip in clips]
     groups = [clip.group or clip.id for clip in clips]
     constant_words, constant = best_constant(labels, lexicon)
@@ -118,7 +96,7 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, object]:
         return _row(bootstrap(labels, answers(name), groups, lexicon, baseline=baseline))
 
     best = [[constant_words] * len(clips)]
-    final = answers("after-GRPO")
+    final = answers("grpo")
     return {
         "seeds": list(seeds),
         "clips": len(clips),
@@ -130,24 +108,20 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, object]:
                 bootstrap(labels, [run], groups, lexicon, resamples=1).value
                 for run in answers(name)
             ]
-            for name in ("cold-start", "after-GRPO")
+            for name in ("cold-start", "grpo")
         },
         "cold start": interval("cold-start"),
-        "GRPO": interval("after-GRPO"),
-        "GRPO - cold start": interval("after-GRPO", "cold-start"),
+        "GRPO": interval("grpo"),
+        "GRPO - cold start": interval("grpo", "cold-start"),
         "GRPO - best constant": _row(bootstrap(labels, final, groups, lexicon, baseline=best)),
         "cold start - best constant": _row(
             bootstrap(labels, answers("cold-start"), groups, lexicon, baseline=best)
         ),
-        **{
-            f"{name} - GRPO": interval(name.replace(" ", "-"), "after-GRPO")
-            for name in VARIANTS
-            if name != "after GRPO"
-        },
+        **{f"{name} - GRPO": interval(name.replace(" ", "-"), "grpo") for name in VARIANTS},
         "distinct answers": [len({frozenset(words) for words in run}) for run in final],
         "words per answer": [
             sum(len(words) for words in run) / len(run)
-            for name in ("cold-start", "after-GRPO")
+            for name in ("cold-start", "grpo")
             for run in answers(name)
         ],
     }

@@ -32,7 +32,8 @@ def make(run: Path, step: int) -> Path:
 def test_the_newest_whole_one_is_found(tmp_path: Path) -> None:
     assert newest(tmp_path) is None
     make(tmp_path, 2)
-    assert newest(tmp_path) == make(tmp_path, 10)
+    last = make(tmp_path, 10)
+    assert newest(tmp_path) == last
 
 
 @pytest.mark.parametrize("damage", ["no-manifest", "torn", "missing", "empty-manifest"])

@@ -51,7 +51,7 @@ def test_other_seeds_make_other_completions() -> None:
         model, processor, prompt_batch(processor, ("Oh.",)), seeds=[[1, 2, 3, 1]], settings=SETTINGS
     )
     assert len({s.ids for s in group}) == 3
-    assert group[0] == group[3]
+    assert group[0].ids == group[3].ids
 
 
 def test_a_completion_ends_at_the_end_token_or_is_cut() -> None:
@@ -66,7 +66,8 @@ def test_a_completion_ends_at_the_end_token_or_is_cut() -> None:
         settings=SamplingSettings(24),
     )
     for drawn in group:
-        assert drawn.finished == (drawn.ids[-1] == processor.end_id)
+        ended = drawn.ids[-1] == processor.end_id or "###" in processor.text(drawn.ids)
+        assert drawn.finished == ended
         assert processor.end_id not in drawn.ids[:-1]
         assert drawn.finished or len(drawn.ids) == 24
     assert {s.finished for s in group} == {True, False} or all(s.finished for s in group)

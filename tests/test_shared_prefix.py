@@ -1,4 +1,7 @@
-"""Scoring with the prompt computed once equals scoring G plain rows: values and gradients."""
+"""Scoring with the prompt computed once equals scoring G plain rows: values and gradients.
+
+Tolerances are not those of float64: Llama's norms compute in float32 whatever the model's type.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,13 @@ def plain_logprobs(
     prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
     rows = []
     for b, group in enumerate(completions):
+        prompt = prompts[b : b + 1, int((batch["attention_mask"][b] == 0).sum()) :]  # no padding
         row = []
         for ids in group:
             completion = model.get_input_embeddings()(torch.tensor([list(ids)]))
-            embeds = torch.cat([prompts[b : b + 1], completion], dim=1)
-            mask = torch.cat(
-                [batch["attention_mask"][b : b + 1], torch.ones(1, len(ids), dtype=torch.long)], 1
-            )
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            logits = model(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=positions
-            ).logits[0, -len(ids) - 1 : -1]
-            row.append(logits.log_softmax(-1).gather(1, torch.tensor(list(ids))[:, None])[:, 0])
+            logits = model(inputs_embeds=torch.cat([prompt, completion], dim=1)).logits
+            logprobs = logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+            row.append(logprobs.gather(1, torch.tensor(list(ids))[:, None])[:, 0])
         rows.append(row)
     return rows
 
@@ -96,7 +94,7 @@ def test_gradients_are_those_of_plain_rows(checkpointing: bool, attention: str) 
     )
     assert any(name.startswith("fusion.") for name in expected)
     for name, gradient in expected.items():
-        assert (packed[name] - gradient).abs().max() < 1e-6 * (1 + gradient.abs().max()), name
+        assert (packed[name] - gradient).abs().max() < 1e-5 * (1 + gradient.abs().max()), name
 
 
 def test_sampler_and_loss_are_one_policy() -> None:

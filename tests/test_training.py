@@ -20,6 +20,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, TrainingError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.sampling import SamplingSettings, sample
+from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, average
@@ -27,6 +28,7 @@ from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
 from tiny import (
     ENCODERS,
+    WORDS,
     cold_start_recipe,
     examples,
     features,
@@ -106,6 +108,20 @@ def test_grpo_raises_the_reward(started: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
     assert len(rows) == 24 * 4
     assert all(len(row["completions"]) == len(row["rewards"]) == 4 for row in rows)
+
+
+def test_alignment_finds_what_the_features_tell_and_nothing_in_noise() -> None:
+    model, processor = tiny_model()
+    data = examples(64)
+    explained = align_projectors(model, processor, data)
+    assert explained["visual"] > 0.9
+    assert explained["audio"] < 0.1
+    table = model.get_input_embeddings().weight
+    means = torch.stack([table[processor.word_ids(word)].mean(dim=0) for word in WORDS])
+    for index in range(8):
+        unseen = torch.from_numpy(features(1000 + index, index % 4).visual)[None]
+        token = model.fusion(unseen, torch.zeros(1, 8, 8))[0, 2]
+        assert int((means - token).norm(dim=-1).argmin()) == index % 4
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -262,13 +263,21 @@ def _quiet() -> None:
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=people, show_time=False, show_path=False)],
+        handlers=[RichHandler(console=people, show_time=False, show_path=False, show_level=False)],
     )
+    logging.getLogger("affectgpt_r1").setLevel(logging.INFO)
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress bars on stderr; each is a function told how many of how many are done."""
+def _bars() -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Progress on stderr; each bar is a function told how many of how many are done.
+
+    Bars on a terminal, now and then a line elsewhere. An input at fault leaves nothing but the one
+    line that says so.
+    """
+    if not people.is_terminal:
+        yield _line_by_line
+        return
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(),
@@ -279,7 +288,7 @@ def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     )
     with Progress(*columns, console=people) as progress:
 
-        def bar(name: str) -> Callable[[int, int], None]:
+        def bar(name: str) -> Callable[..., None]:
             task: list[TaskID] = []
 
             def told(done: int, total: int, note: str = "") -> None:
@@ -289,7 +298,24 @@ def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
             return told
 
-        yield bar
+        try:
+            yield bar
+        except InputError:
+            progress.live.transient = True
+            raise
+
+
+def _line_by_line(name: str) -> Callable[..., None]:
+    """Progress for a log: a line every half a minute."""
+    last_s = time.monotonic()
+
+    def told(done: int, total: int, note: str = "") -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= 30:
+            last_s = time.monotonic()
+            people.print(f"{name} {done}/{total} {note}", highlight=False, soft_wrap=True)
+
+    return told
 
 
 def _steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]], None]:

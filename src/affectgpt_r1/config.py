@@ -117,6 +117,8 @@ class ColdStartRecipe(Section):
         profile: nano, small or full.
         think_share: share of samples taught in think mode; one without a description is always
             taught the answer alone.
+        align_projectors: start the projectors by least squares on the labels' embeddings
+            (`training.alignment`).
         shuffle_labels: each time, the labels of an answer stand in another order: the score reads
             a set, and an order learned by heart is not a skill.
         modality_dropout: chance that a sample loses one of face, voice and words, so that the
@@ -130,6 +132,7 @@ class ColdStartRecipe(Section):
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     think_share: Share = 0.5
+    align_projectors: bool = False
     shuffle_labels: bool = False
     modality_dropout: Share = 0.0
 

@@ -15,7 +15,7 @@ from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import CorpusScore, best_constant, score_corpus
+from affectgpt_r1.emotion.score import CorpusScore, best_constant, score_corpus, signature
 from affectgpt_r1.emotion.significance import Interval, bootstrap
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 
@@ -120,7 +120,7 @@ def evaluate_words(scored: Sequence[Scored], lexicon: Lexicon, level: int = 1) -
         over_baseline=bootstrap(labels, [words], groups, lexicon, baseline=[others], level=level)
         if paired
         else None,
-        signature=score_corpus([], lexicon, level).signature,
+        signature=signature(lexicon, level),
     )
 
 

@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import score_sample
-from affectgpt_r1.errors import MediaError
+from affectgpt_r1.errors import MediaError, MissingFileError
 from affectgpt_r1.evaluation.evaluate import Evaluation
 from affectgpt_r1.evaluation.predict import Prediction
 from affectgpt_r1.media import read_media
@@ -138,7 +138,7 @@ def _strip(clip: Clip) -> str:
 
     try:
         faces = read_media(clip).faces  # (t, 224, 224, 3)
-    except MediaError:
+    except (MediaError, MissingFileError):
         return ""
     if not len(faces):
         return ""

@@ -1,8 +1,8 @@
 """From subtitles, questions and features to a model's batch, and back to text.
 
 Placeholders are positions that the template builder knows; no token is added to a vocabulary and
-nothing is searched for in user text (MODEL.md, "Ours"). Padding is on the left and known from
-masks, never from `ids != pad`, since pad and end are one token.
+nothing is searched for in user text (MODEL.md, "Ours"). Padding is known from masks, never from
+`ids != pad`, since pad and end are one token.
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class AffectGPTProcessor(ProcessorMixin):
         ids = self._ids(text + STOP)[: self.max_target_tokens]
         return [*ids, self.end_id]
 
+    def word_ids(self, word: str) -> list[int]:
+        """Ids of a word as it stands inside a text."""
+        return self._ids(f" {word}")
+
     @property
     def end_id(self) -> int:
         """The end-of-sequence token."""
@@ -125,7 +129,11 @@ class AffectGPTProcessor(ProcessorMixin):
         features: Sequence[Features],
         targets: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, Tensor]:
-        """Pad prompts (and targets behind them) on the left and stack the clips' features.
+        """Pad prompts to one length and stack the clips' features.
+
+        Prompts to be continued are padded on the left. Prompts with targets are padded on the
+        right: no row of the attention is then without anything to look at, which some kernels
+        answer with NaN gradients.
 
         Args:
             prompts: B prompts.
@@ -143,12 +151,13 @@ class AffectGPTProcessor(ProcessorMixin):
         attention_mask, modality = torch.zeros(shape, dtype=torch.long), torch.zeros(shape).long()
         labels = torch.full(shape, -100)
         for row, (prompt, target) in enumerate(zip(prompts, ends, strict=True)):
-            start, split = length - len(prompt.ids) - len(target), length - len(target)
+            start = 0 if targets is not None else length - len(prompt.ids)
+            split, end = start + len(prompt.ids), start + len(prompt.ids) + len(target)
             input_ids[row, start:split] = torch.tensor(prompt.ids)
-            input_ids[row, split:] = torch.tensor(list(target), dtype=torch.long)
-            attention_mask[row, start:] = 1
+            input_ids[row, split:end] = torch.tensor(list(target), dtype=torch.long)
+            attention_mask[row, start:end] = 1
             modality[row, start:split] = torch.tensor(prompt.modality)
-            labels[row, split:] = input_ids[row, split:]
+            labels[row, split:end] = input_ids[row, split:end]
         batch = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

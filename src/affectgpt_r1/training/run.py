@@ -21,6 +21,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.model.profiles import PROFILES, Encoders, create_model, load_encoders
 from affectgpt_r1.perception.cache import feature_cache
+from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
@@ -79,6 +80,10 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
         lora_dropout=recipe.lora.dropout,
     )
     examples = _examples(clips, encoders, recipe.data, watch)
+    if recipe.align_projectors:
+        explained = align_projectors(model, processor, examples)
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
+        logger.info("projectors aligned; share of the labels' variance explained: %s", shares)
     return _run(
         recipe,
         ColdStartTrainer(model, processor, examples, recipe=recipe, progress=watch.step),
@@ -147,7 +152,7 @@ def _run(recipe: BaseModel, run: RunTrainer) -> RunResult:
     begin_run(run.run_folder, recipe)
     checkpoint = newest(run.run_folder)
     if checkpoint is not None:
-        logger.warning("going on from %s", checkpoint)
+        logger.info("going on from %s", checkpoint)
     run.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     resumed = None if checkpoint is None else checkpoint.name
     return RunResult(run.finish(), run.state.global_step, resumed)

@@ -1,0 +1,106 @@
+"""Evaluation: what stands beside a score, and the report that shows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
+from affectgpt_r1.evaluation.evaluate import (
+    Scored,
+    evaluate_words,
+    evaluation_row,
+    read_scored,
+    read_words,
+    scored_clips,
+)
+from affectgpt_r1.evaluation.predict import Prediction
+from affectgpt_r1.evaluation.report import write_report
+
+LEXICON = Lexicon.load("builtin")
+LABELS = [("happy", "proud"), ("sad",), ("angry", "hurt"), ("afraid",), ("calm", "loving")]
+
+
+def perfect() -> list[Scored]:
+    return [Scored(str(i), words, words, f"line-{i}") for i, words in enumerate(LABELS)]
+
+
+def test_perfect_answers_reach_the_ceiling_and_beat_the_constant() -> None:
+    result = evaluate_words(perfect(), LEXICON)
+    assert result.score.f == result.ceiling == 1.0
+    assert result.over_constant.value == pytest.approx(1.0 - result.constant)
+    assert result.over_constant.value > 0
+    assert (result.clips, result.groups, result.distinct_answers) == (5, 5, 5)
+    assert result.baseline is None
+
+
+def test_the_constant_answer_is_no_better_than_itself() -> None:
+    words = evaluate_words(perfect(), LEXICON).constant_words
+    same = [Scored(s.id, s.labels, words, s.group) for s in perfect()]
+    result = evaluate_words(same, LEXICON)
+    assert result.over_constant.value == result.over_constant.low == result.over_constant.high == 0
+    assert result.distinct_answers == 1
+
+
+def test_a_baseline_is_compared_on_the_same_draws() -> None:
+    pairs = [Scored(s.id, s.labels, s.labels, s.group, baseline=("sad",)) for s in perfect()]
+    result = evaluate_words(pairs, LEXICON)
+    assert result.baseline is not None
+    assert result.over_baseline is not None
+    assert result.over_baseline.value == pytest.approx(1.0 - result.baseline.f)
+    row = evaluation_row(result)
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    with pytest.raises(InputError, match="no labelled sample"):
+        evaluate_words([], LEXICON)
+    with pytest.raises(InputError, match="have no labels"):
+        scored_clips([Clip(id="a")], {"a": ("sad",)})
+    with pytest.raises(InputError, match="baseline has no prediction"):
+        scored_clips([Clip(id="a", labels=("sad",))], {"a": ("sad",)}, {})
+
+
+def test_words_are_read_from_words_or_completion(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        '{"id": "a", "words": ["Sad", "sad"]}\n'
+        '{"id": 2, "completion": "<think>x</think><answer>happy, calm</answer>", "labels": "sad"}\n'
+    )
+    assert read_words(path) == {"a": ("sad",), "2": ("happy", "calm")}
+    with pytest.raises(ProblemsError, match="'a' has no labels"):
+        read_scored(path, None)
+    with pytest.raises(MissingFileError):
+        read_words(tmp_path / "gone.jsonl")
+
+
+def test_the_report_is_one_page_that_survives_lost_clips(tmp_path: Path) -> None:
+    clips = [
+        Clip(id=str(i), video=tmp_path / "gone.mp4", subtitle="<b>Oh</b>", labels=words)
+        for i, words in enumerate(LABELS)
+    ]
+    predictions = [
+        Prediction(str(i), ("sad",), None, "<answer>sad</answer>", (), ("no audio",), "m", "s")
+        for i in range(len(LABELS))
+    ]
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 1}\n'
+    )
+    scored = scored_clips(clips, {p.id: p.words for p in predictions})
+    write_report(
+        tmp_path / "report.html",
+        clips,
+        predictions,
+        evaluate_words(scored, LEXICON),
+        LEXICON,
+        run=tmp_path,
+    )
+    html = (tmp_path / "report.html").read_text()
+    assert "&lt;b&gt;Oh" in html
+    assert "<b>Oh" not in html
+    assert html.count("<svg") == 2
+    assert "no audio (5)" in html
