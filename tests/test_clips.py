@@ -85,7 +85,7 @@ def test_a_damaged_csv_names_its_line(tmp_path: Path, text: str) -> None:
         read_manifest(path)
 
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ from affectgpt_r1.errors import MissingFileError, RecipeError
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_packages_recipes_load_and_read_back(name: str, tmp_path: Path) -> None:
-    kind = GrpoRecipe if name.endswith("grpo") else ColdStartRecipe
+    kind: Any = GrpoRecipe if name.endswith("grpo") else ColdStartRecipe
     recipe = load_recipe(name, kind)
     path = tmp_path / "r.yaml"
     path.write_text(recipe_yaml(recipe))

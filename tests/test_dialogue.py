@@ -109,7 +109,7 @@ def test_words_are_in_order_and_each_once() -> None:
 @given(st.text(st.sampled_from("<>/abthinkanswer, #."), max_size=60) | st.text(max_size=60))
 def test_the_parser_never_raises(text: str) -> None:
     for mode in ("answer", "think"):
-        completion = parse_completion(text, mode)  # type: ignore[arg-type]
+        completion = parse_completion(text, mode)
         assert completion.well_formed == (not completion.problems)
         assert not (completion.well_formed and not completion.words)
 
@@ -118,7 +118,7 @@ def test_the_parser_never_raises(text: str) -> None:
     st.lists(
         st.sampled_from(["happy", "on edge", "sad", "self-deprecating"]), min_size=1, unique=True
     ),
-    st.text(st.characters(exclude_characters="<>#", exclude_categories=("Cs",)), min_size=1).filter(
+    st.text(st.characters(exclude_characters="<>#", exclude_categories=["Cs"]), min_size=1).filter(
         str.strip
     ),
 )

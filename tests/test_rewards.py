@@ -103,7 +103,7 @@ rewards_array = st.lists(
 
 
 @given(rewards_array, st.sampled_from(["group", "batch", "none"]))
-def test_advantages_of_a_group_sum_to_zero(rewards: np.ndarray, scale: str) -> None:  # type: ignore[type-arg]
+def test_advantages_of_a_group_sum_to_zero(rewards: np.ndarray, scale: str) -> None:
     advantages, varied = group_advantages(rewards, scale)  # type: ignore[arg-type]
     assert np.isfinite(advantages).all()
     assert np.abs(advantages.sum(axis=1)).max() < 1e-6

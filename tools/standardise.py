@@ -44,10 +44,8 @@ def standardise(manifests: Sequence[Path], output: Path) -> None:
     """
     images: list[NDArray[np.float32]] = []  # (t, 512) a clip
     voices: list[NDArray[np.float32]] = []  # (t, 114) a clip
-    face, speech = (
-        encoder(Standard.plain(encoder.width))
-        for encoder in (GradientFaceEncoder, SignalSpeechEncoder)
-    )
+    face = GradientFaceEncoder(Standard.plain(GradientFaceEncoder.width))
+    speech = SignalSpeechEncoder(Standard.plain(SignalSpeechEncoder.width))
     for clip in chain.from_iterable(read_manifest(path) for path in manifests):
         media = read_media(clip)
         if len(media.faces) and MediaFlag.NO_FACE not in media.flags:

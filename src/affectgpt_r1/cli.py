@@ -289,6 +289,7 @@ def _bars() -> Iterator[Callable[[str], Callable[..., None]]]:
     with Progress(*columns, console=people) as progress:
 
         def bar(name: str) -> Callable[..., None]:
+            """A bar that appears when it is first told something."""
             task: list[TaskID] = []
 
             def told(done: int, total: int, note: str = "") -> None:

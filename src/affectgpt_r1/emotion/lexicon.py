@@ -223,7 +223,9 @@ def _sheet(path: Path) -> list[tuple[object, ...]]:
 
     try:
         book = load_workbook(path, read_only=True)
-        rows = [tuple(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+        rows: list[tuple[object, ...]] = [
+            tuple(row) for row in book.worksheets[0].iter_rows(values_only=True)
+        ]
         book.close()
     except (OSError, BadZipFile, InvalidFileException, KeyError, IndexError, ValueError) as error:
         raise _damaged(path, error) from None

@@ -6,7 +6,7 @@ One set of statistics a sample and wheel serves both, so reward and metric canno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -168,12 +168,13 @@ def best_constant(
     if not words:
         return (), score_corpus([(words, ()) for words in labels], lexicon, level)
 
-    def f(answer: tuple[str, ...]) -> float:
-        return _constant_f(truths, answer, lexicon, level)
+    def f(answer: Iterable[str]) -> float:
+        return _constant_f(truths, tuple(answer), lexicon, level)
 
     truths = _class_sets(labels, lexicon, level)
-    best = max(combinations_with_replacement(words, 2), key=f)
-    best = tuple(dict.fromkeys(best))
+    best: tuple[str, ...] = tuple(
+        dict.fromkeys(max(combinations_with_replacement(words, 2), key=f))
+    )
     while len(best) < max_words:
         longer = max(((*best, word) for word in words if word not in best), key=f, default=best)
         if f(longer) <= f(best):

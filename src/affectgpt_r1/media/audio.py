@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
@@ -38,13 +39,13 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32] | None, frozenset[Med
         try:
             for frame in container.decode(container.streams.audio[0]):
                 frame.pts = None  # gaps in the stamps are no silence
-                pieces += [out.to_ndarray() for out in resampler.resample(frame)]
+                pieces += [_samples(out) for out in resampler.resample(frame)]
         except av.error.FFmpegError:
             if not pieces:
                 raise
             flags.add(MediaFlag.TRUNCATED)
         if pieces:
-            pieces += [out.to_ndarray() for out in resampler.resample(None)]
+            pieces += [_samples(out) for out in resampler.resample(None)]
     if not sum(piece.shape[1] for piece in pieces):
         return None, frozenset(flags)
     sound = np.concatenate(pieces, axis=1)  # (channels, n)
@@ -70,3 +71,8 @@ def cut_windows(waveform: NDArray[np.float32], count: int) -> NDArray[np.float32
     room_s = max(Fraction(samples, RATE_HZ) - WINDOW_S, Fraction(0))
     starts = [int(room_s / count * i * RATE_HZ) for i in range(count)]
     return np.stack([padded[start : start + _WINDOW] for start in starts])
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    """A frame's samples, (channels, n)."""
+    return np.asarray(frame.to_ndarray(), dtype=np.float32)

@@ -47,7 +47,7 @@ def detect_with_cascade(picture: NDArray[np.uint8]) -> list[Box]:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     smallest = max(min(grey.shape) // 10, 24)
     boxes = _cascade().detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-    return [tuple(round(float(side) / scale) for side in box) for box in boxes]  # type: ignore[misc]
+    return [tuple(round(float(side) / scale) for side in box) for box in boxes]
 
 
 @cache

@@ -172,7 +172,7 @@ def _is_variable(stamps: Sequence[int]) -> bool:
 
 
 def _upright(frame: VideoFrame, flags: set[MediaFlag]) -> NDArray[np.uint8]:
-    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    picture = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, as the display matrix says
     if turns:
         flags.add(MediaFlag.ROTATED)

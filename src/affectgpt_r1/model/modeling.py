@@ -19,7 +19,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     GenerationMixin,
@@ -51,7 +51,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = AffectGPTConfig
     base_model_prefix = "language_model"
     main_input_name = "input_ids"
-    input_modalities = ("video", "audio", "text")
+    input_modalities = ["video", "audio", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -93,7 +93,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # PEFT draws from the global generator
             model = cls(config, language_model)
-        embeddings = language_model.get_input_embeddings().weight
+        embeddings: Any = language_model.get_input_embeddings().weight
         model.fusion.initialise(
             float(embeddings.detach().float().norm(dim=-1).mean()),
             torch.Generator().manual_seed(seed),
@@ -188,11 +188,12 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits=head(hidden[:, kept]), past_key_values=output.past_key_values
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         """As in transformers; modality tokens go in with the prompt only."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+        generation: Any = super()
+        inputs: dict[str, Any] = generation.prepare_inputs_for_generation(
             input_ids, past_key_values=past_key_values, **kwargs
         )
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
@@ -216,7 +217,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Every trained tensor by name: the fusion's and the adapter's."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, **kwargs: Any
+    ) -> None:
         """Write config, fusion and adapter (and an unnamed language model) as safetensors.
 
         The folder is made where needed; other arguments of transformers are not supported.
@@ -270,6 +273,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         folder = Path(pretrained_model_name_or_path)
         config = read_config(folder)
+        language_model: Any
         if _carries_language_model(config):
             try:
                 language_model = AutoModelForCausalLM.from_pretrained(
@@ -293,7 +297,8 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 )
         model = cls(config, language_model)
         model.load_trained(folder)
-        return model.to(dtype).eval()
+        nn.Module.to(model, dtype)
+        return model.eval()
 
     def load_trained(self, folder: Path) -> None:
         """Load the trained weights of a model folder into this model.

@@ -181,7 +181,8 @@ def create_model(
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
     )
-    model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed).to(dtype)
+    model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed)
+    torch.nn.Module.to(model, dtype)
     return model, AffectGPTProcessor(tokenizer)
 
 

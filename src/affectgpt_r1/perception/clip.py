@@ -82,7 +82,7 @@ class ClipImageEncoder:
         )
         with reported(name_or_path, profile):
             # With torchvision installed the default would resize to other pixels than without.
-            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            processor = AutoImageProcessor.from_pretrained(
                 name_or_path, local_files_only=local_files_only, backend="pil"
             )
         return cls(model, processor, device)
