@@ -36,6 +36,7 @@ from typer.exceptions import TyperException
 from affectgpt_r1 import __version__
 from affectgpt_r1.dialogue import Part
 from affectgpt_r1.errors import InputError
+from affectgpt_r1.files import write_whole
 
 people = Console(stderr=True)
 app = typer.Typer(
@@ -168,7 +169,7 @@ def evaluate(
     result = evaluate_words(scored, table, level)
     if out:
         predicting.write_predictions(out / "predictions.jsonl", predictions)
-        (out / "evaluation.json").write_text(json.dumps(evaluation_row(result), indent=1))
+        write_whole(out / "evaluation.json", json.dumps(evaluation_row(result), indent=1))
         write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
     _table(result)
     _answer(evaluation_row(result))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import ManifestError, MissingFileError
+from affectgpt_r1.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,8 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        for clip in clips:
-            file.write(json.dumps(_row(clip, path.parent), ensure_ascii=False) + "\n")
-    unfinished.replace(path)
+    rows = (json.dumps(_row(clip, path.parent), ensure_ascii=False) for clip in clips)
+    write_whole(path, "".join(f"{row}\n" for row in rows))
 
 
 def _row(clip: Clip, folder: Path) -> dict[str, object]:

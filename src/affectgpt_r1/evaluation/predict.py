@@ -12,10 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion, prompt_pieces
 from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.files import write_whole
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import (
@@ -117,6 +121,7 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     encoders = load_encoders(PROFILES[config.profile])
     check_encoders(config, encoders)
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
+    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
     return Predictor(model, load_processor(folder), encoders, signature)
 
@@ -227,13 +232,8 @@ def prediction_row(prediction: Prediction) -> dict[str, object]:
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write predictions as JSON Lines; the file appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(
-            json.dumps(prediction_row(p), ensure_ascii=False) + "\n" for p in predictions
-        )
-    unfinished.replace(path)
+    rows = (json.dumps(prediction_row(p), ensure_ascii=False) for p in predictions)
+    write_whole(path, "".join(f"{row}\n" for row in rows))
 
 
 def single_clip(path: Path, subtitle: str) -> Clip:

@@ -25,6 +25,7 @@ from affectgpt_r1.emotion.score import score_sample
 from affectgpt_r1.errors import MediaError, MissingFileError
 from affectgpt_r1.evaluation.evaluate import Evaluation
 from affectgpt_r1.evaluation.predict import Prediction
+from affectgpt_r1.files import write_whole
 from affectgpt_r1.media import read_media
 
 _SHOWN_CLIPS = 6  # best and worst each
@@ -104,10 +105,7 @@ def write_report(
             best=[_card(f, clip, said[clip.id]) for f, clip in scored[::-1][:_SHOWN_CLIPS]],
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(html, encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, html)
 
 
 def _environment() -> Environment:

@@ -346,7 +346,7 @@ def read_config(folder: Path) -> AffectGPTConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelFolderError(
-            f"no model at {folder}: train one (`affectgpt-r1 train cold-start small`) "
+            f"no model at {folder}: train one (`affectgpt-r1 train cold-start small-cold-start`) "
             "or name the folder of a trained model"
         )
     try:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.errors import InputError, MissingFileError
+from affectgpt_r1.files import write_whole
 
 #: Where the package keeps its constants: one JSON file an encoder, named after it.
 DATA_FOLDER = Path(__file__).parent / "data"
@@ -105,10 +106,7 @@ class Standard:
             "mean": [float(f"{value:.6g}") for value in self.mean],
             "std": [float(f"{value:.6g}") for value in self.std],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".tmp")
-        unfinished.write_text(json.dumps(values) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(values) + "\n")
 
     @property
     def digest(self) -> str:

@@ -178,8 +178,9 @@ class GrpoTrainer(RunTrainer):
 
     def _report_drift(self, rollouts: Sequence[Rollout], logprobs: Tensor) -> None:
         """How far the sampler's log-probabilities lie from the loss's: they are one policy."""
+        scored = logprobs.tolist()
         drift = max(
-            abs(value - float(logprobs[b, g, t]))
+            abs(value - scored[b][g][t])
             for b, rollout in enumerate(rollouts)
             for g, s in enumerate(rollout.samples)
             for t, value in enumerate(s.logprobs)

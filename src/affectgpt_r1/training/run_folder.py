@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from affectgpt_r1 import __version__
 from affectgpt_r1.config import recipe_yaml
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import write_whole
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "opencv-python-headless")
 
@@ -51,8 +52,8 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
     if (folder / "recipe.yaml").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "environment.json", json.dumps(environment(), indent=1))
-    _write(folder / "recipe.yaml", recipe_yaml(recipe))
+    write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
+    write_whole(folder / "recipe.yaml", recipe_yaml(recipe))
 
 
 def is_finished(folder: Path) -> bool:
@@ -96,13 +97,7 @@ def drop_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    _write(path, "".join(kept))
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, "".join(kept))
 
 
 def _differences(before: object, now: object, prefix: str = "") -> list[str]:
