@@ -54,6 +54,11 @@ CacheOption = Annotated[Path | None, typer.Option(help="Feature cache [default: 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe: key.sub=value.")
 ]
+DecodeOption = Annotated[
+    Literal["greedy", "published"],
+    typer.Option(help="greedy, or as published: temperature 1, top-p 0.9, top-k 20."),
+]
+DecodeSeedOption = Annotated[int, typer.Option(help="Of the sampling, with each clip's id.")]
 LexiconOption = Annotated[
     Literal["builtin", "mer2025", "mer2026"], typer.Option(help="Which lexicon scores.")
 ]
@@ -86,6 +91,8 @@ def predict(
     model: ModelOption,
     subtitle: Annotated[str, typer.Option(help="What is said in the file.")] = "",
     mode: ModeOption = "answer",
+    decode: DecodeOption = "greedy",
+    decode_seed: DecodeSeedOption = 0,
     cache: CacheOption = None,
 ) -> None:
     """Predict the emotions of clips: one JSON object a line."""
@@ -101,7 +108,10 @@ def predict(
     store = feature_cache(cache)
     with _bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
-    for prediction in predicting.predict(predictor, clips, features, mode=mode):
+    settings = predicting.DECODING[decode]
+    for prediction in predicting.predict(
+        predictor, clips, features, mode=mode, settings=settings, seed=decode_seed
+    ):
         _answer(predicting.prediction_row(prediction))
 
 
@@ -132,6 +142,8 @@ def evaluate(
         Path | None, typer.Option(help="predictions.jsonl of another model, to compare with.")
     ] = None,
     mode: ModeOption = "answer",
+    decode: DecodeOption = "greedy",
+    decode_seed: DecodeSeedOption = 0,
     without: Annotated[list[Part] | None, typer.Option(help="Leave a part out.")] = None,
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
@@ -161,7 +173,13 @@ def evaluate(
         told = bar("predicting")
         predictions = []
         for prediction in predicting.predict(
-            predictor, clips, features, mode=mode, without=tuple(without or ())
+            predictor,
+            clips,
+            features,
+            mode=mode,
+            settings=predicting.DECODING[decode],
+            seed=decode_seed,
+            without=tuple(without or ()),
         ):
             predictions.append(prediction)
             told(len(predictions), len(clips))

@@ -37,6 +37,9 @@ from affectgpt_r1.perception.features import Features, perceive
 Progress = Callable[[int, int], None]
 
 GREEDY = SamplingSettings(max_new_tokens=256, temperature=0.0)
+#: As the authors decode (MODEL.md, "Inference"), but for the length, which is the mode's matter.
+PUBLISHED = SamplingSettings(max_new_tokens=256, temperature=1.0, top_p=0.9, top_k=20)
+DECODING = {"greedy": GREEDY, "published": PUBLISHED}
 
 
 @dataclass(frozen=True, slots=True)
