@@ -15,7 +15,7 @@ affectgpt-r1 train cold-start small-cold-start \
   --set data.cache="$FEATURES" --set run.output="$OUT/cold-start" --set run.seed="$SEED"
 
 affectgpt-r1 evaluate "$OUT/cold-start" "$DATA/test.jsonl" \
-  --cache "$FEATURES" --out "$OUT/evaluation/cold-start" --decode published
+  --cache "$FEATURES" --out "$OUT/evaluation/cold-start"
 
 affectgpt-r1 train grpo small-grpo --set model="$OUT/cold-start" \
   --set data.train="$DATA/train.jsonl" --set data.test="$DATA/test.jsonl" \
@@ -23,7 +23,7 @@ affectgpt-r1 train grpo small-grpo --set model="$OUT/cold-start" \
 
 affectgpt-r1 evaluate "$OUT/grpo" "$DATA/test.jsonl" \
   --cache "$FEATURES" --out "$OUT/evaluation/grpo" \
-  --baseline "$OUT/evaluation/cold-start/predictions.jsonl" --decode published
+  --baseline "$OUT/evaluation/cold-start/predictions.jsonl"
 
 # One held-out line, performed twice: mockingly, and kindly.
 affectgpt-r1 predict "$DATA/clips/h036-0-0.mp4" "$DATA/clips/h036-1-0.mp4" \
