@@ -56,13 +56,13 @@ def test_other_seeds_make_other_completions() -> None:
 
 def test_a_completion_ends_at_the_end_token_or_is_cut() -> None:
     model, processor = tiny_model()
-    with torch.no_grad():  # the end token becomes likely, not certain
-        model.language_model.lm_head.weight[processor.end_id] += 0.2
+    with torch.no_grad():  # every token is as likely as the end
+        model.language_model.lm_head.weight.zero_()
     (group,) = sample(
         model,
         processor,
         prompt_batch(processor, ("Oh.",)),
-        seeds=[list(range(16))],
+        seeds=[list(range(200))],
         settings=SamplingSettings(24),
     )
     for drawn in group:
@@ -70,16 +70,13 @@ def test_a_completion_ends_at_the_end_token_or_is_cut() -> None:
         assert drawn.finished == ended
         assert processor.end_id not in drawn.ids[:-1]
         assert drawn.finished or len(drawn.ids) == 24
-    assert {s.finished for s in group} == {True, False} or all(s.finished for s in group)
+    assert {s.finished for s in group} == {True, False}
 
 
 def test_the_stop_string_ends_a_completion() -> None:
     model, processor = tiny_model()
-    (hashes,) = processor._ids("###")
-    head = model.language_model.lm_head.weight
     with torch.no_grad():
-        head.zero_()
-        head[hashes] = 0.0
+        model.language_model.lm_head.weight.zero_()
     settings = SamplingSettings(8)
     (group,) = sample(
         model,
@@ -90,7 +87,8 @@ def test_the_stop_string_ends_a_completion() -> None:
     )
     stopped = [s for s in group if "###" in processor.text(s.ids)]
     assert stopped
-    assert all(s.finished and s.ids[-1] == hashes for s in stopped)
+    # A piece of the vocabulary may hold more than the stop string ("answer>###").
+    assert all(s.finished and "###" not in processor.text(s.ids[:-1]) for s in stopped)
 
 
 def test_draws_follow_the_distribution() -> None:

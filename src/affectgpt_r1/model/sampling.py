@@ -153,7 +153,8 @@ def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[T
         logprobs = logits.float().log_softmax(-1)
         tokens = logits.argmax(-1)
         return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
-    logprobs = (logits.double() / settings.temperature).log_softmax(-1)  # (R, V)
+    full = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 is too coarse to draw from
+    logprobs = (logits.to(full) / settings.temperature).log_softmax(-1)  # (R, V)
     if settings.top_p >= 1 and not settings.top_k:
         tokens = _invert(logprobs.exp(), uniform)
     else:
@@ -168,9 +169,8 @@ def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[T
 
 def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The column at which each row's running sum passes `uniform` of its total: (R,)."""
-    total = probabilities.cumsum(-1)  # (R, V)
-    place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)[:, 0]
-    # Rounding may land beyond the last column that holds any probability.
-    columns = torch.arange(probabilities.shape[-1], device=probabilities.device)
-    last = torch.where(probabilities > 0, columns, 0).amax(-1)
-    return place.minimum(last)
+    total = probabilities.cumsum(-1, dtype=torch.float64)  # (R, V)
+    end = total[:, -1:]
+    # Rounding must not reach the end: the column found is one that holds some probability.
+    passed = (uniform[:, None] * end).minimum(end.nextafter(torch.zeros_like(end)))
+    return torch.searchsorted(total, passed, right=True)[:, 0]
