@@ -76,6 +76,12 @@ def test_the_robust_parser_is_idempotent(text: str) -> None:
     assert parse_labels(json.dumps(words)) == words
 
 
+@given(st.lists(st.sampled_from(["a", "sad", "and-x", "or-or", "orb", "sad-and"]), min_size=1))
+def test_plain_lists_are_read_as_any_others(words: list[str]) -> None:
+    text = ", ".join(words)
+    assert parse_labels(text) == parse_labels(f"[{text}]") == parse_labels(f"{text};")
+
+
 clean = st.from_regex(r"[a-z]{2,8}(-[a-z]{2,8})?", fullmatch=True).filter(
     lambda word: word not in ("and", "or")
 )

@@ -31,8 +31,8 @@ def test_reward_and_metric_are_one_function_on_10000_pairs() -> None:
         breakdown = reward(
             parse_completion(target_text(said, None, "answer")), labels, lexicon, rule
         )
-        if any(map(lexicon.knows, labels)):
-            assert breakdown.accuracy == score_sample(labels, said, lexicon).f == breakdown.total
+        if any(map(lexicon.counts, labels)):
+            assert breakdown.accuracy == score_sample(labels, said, lexicon) == breakdown.total
         else:
             assert breakdown.accuracy is None
 
@@ -54,7 +54,7 @@ def test_a_malformed_reply_keeps_what_it_says() -> None:
         parse_completion("So: <answer>happy</answer>"), ["happy"], lexicon, RewardRule()
     )
     assert breakdown.format == 0.0
-    assert breakdown.total == breakdown.accuracy == score_sample(["happy"], ["happy"], lexicon).f
+    assert breakdown.total == breakdown.accuracy == score_sample(["happy"], ["happy"], lexicon)
 
 
 def test_an_empty_answer_scores_nothing() -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 Parser = Literal["robust", "reference"]
 
-_REFERENCE_SPLIT = re.compile("""['",]""")
 _APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʼ′`´", "'"))
 _SEPARATORS = re.compile(
     r"[,;/|\n\r\u2028\u2029、]|\s&\s|\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$"
@@ -22,6 +22,8 @@ _SEPARATORS = re.compile(
 _LIST_MARK = re.compile(
     r"^(?:[-*+\u2022\u2023\u25aa\u25cf\u00b7\u2013\u2014>]+|\(?\d{1,3}[.):])\s*"
 )
+#: What nearly every list looks like, and needs none of the above.
+_PLAIN = re.compile(r"\[?(?:WORD, )*WORD\]?".replace("WORD", r"(?!(?:and|or)\b)[a-z]+(?:-[a-z]+)*"))
 _EDGE = " \t\f\v\"'“”„«»()[]{}<>*_#.!?:…。！？·•~=+-–—\\"
 
 
@@ -37,25 +39,37 @@ def parse_labels(value: object, parser: Parser = "robust") -> list[str]:
     >>> parse_labels("[happy, sad].", "reference")
     ['happy', 'sad].']
     """
-    if value is None or (isinstance(value, float) and value != value):
-        return []
-    if parser == "reference":
-        pieces = [str(item) for item in value] if isinstance(value, list | tuple) else None
-        if pieces is None:
-            text = str(value)
-            # A lone bracket crashes the reference; it names no word.
-            text = text.removeprefix("[").removesuffix("]")
-            pieces = [p for p in (piece.strip() for piece in _REFERENCE_SPLIT.split(text)) if p]
-        return [piece.lower().strip() for piece in pieces]
-    if isinstance(value, list | tuple):
-        return [word for item in value for word in parse_labels(item)]
-    return _robust(str(value))
+    return list(read_words(value, parser))
 
 
-def _robust(text: str) -> list[str]:
+def read_words(value: object, parser: Parser = "robust") -> tuple[str, ...]:
+    """The same as a tuple, which may be shared: a text's words are kept, for texts repeat."""
+    if isinstance(value, str):
+        return _reference(value) if parser == "reference" else _robust(value)
+    if isinstance(value, (list, tuple)):
+        if parser == "reference":
+            return tuple([str(item).lower().strip() for item in value])
+        return tuple([word for item in value for word in read_words(item)])
+    if value is None or value != value:  # NaN
+        return ()
+    return read_words(str(value), parser)
+
+
+@lru_cache(maxsize=1 << 14)
+def _reference(text: str) -> tuple[str, ...]:
+    # A lone bracket crashes the reference; it names no word.
+    text = text.removeprefix("[").removesuffix("]")
+    pieces = map(str.strip, text.replace("'", ",").replace('"', ",").split(","))
+    return tuple([piece.lower().strip() for piece in pieces if piece])
+
+
+@lru_cache(maxsize=1 << 14)
+def _robust(text: str) -> tuple[str, ...]:
+    if _PLAIN.fullmatch(text):
+        return tuple(text.strip("[]").split(", "))
     listed = _json_list(text)
     if listed is not None:
-        return [word for item in listed for word in _robust(item)]
+        return tuple(word for item in listed for word in _robust(item))
     text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).casefold()
     # Case folding may undo the normal form; a second round makes the result stable.
     text = unicodedata.normalize("NFKC", text)
@@ -63,7 +77,7 @@ def _robust(text: str) -> list[str]:
     while True:  # "a and or b", "1. (happy and sad)": what is stripped uncovers a separator
         split = [_bare(part) for piece in pieces for part in _SEPARATORS.split(piece)]
         if split == pieces:
-            return [word for word in split if word]
+            return tuple(word for word in split if word)
         pieces = split
 
 

@@ -1,75 +1,108 @@
 """The emotion-wheel score: of one answer (the reward) and of a corpus (the metric).
 
-One set of statistics a sample and wheel serves both, so reward and metric cannot drift apart
+One set of counts a sample and wheel serves both, so reward and metric cannot drift apart
 (METRIC.md, "Score"). No model, no spreadsheet, no other words enter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import chain, repeat
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1 import __version__
+from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 
-#: One sample: its true words and the predicted ones.
-Pair = tuple[Sequence[str], Sequence[str]]
+#: What is scored: words, a text that names them, or None where it could not be obtained.
+Answer: TypeAlias = "Sequence[str] | str | None"
+#: One sample: its true words and the predicted ones, as the parser returns them.
+Pair: TypeAlias = tuple[Sequence[str], Sequence[str]]
+
+_BEAM = 16
+_WHEELS = tuple(((1 << 64) - 1) << (64 * wheel) for wheel in range(WHEELS))
 
 
 @dataclass(frozen=True, slots=True)
-class SampleScore:
-    """One answer's score: the accuracy reward.
-
-    Attributes:
-        f: mean over five wheels of the sample's F1; a wheel that knows no label counts 0.
-        by_wheel: F1 a wheel, None where the wheel knows no label.
-    """
+class WheelScore:
+    """F, precision and recall on one wheel (or in one grouping of OV-MER)."""
 
     f: float
-    by_wheel: tuple[float | None, ...]
+    precision: float
+    recall: float
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusScore:
-    """A corpus' score.
+    """A corpus' score, and what a score cannot say by itself.
 
     Attributes:
         f, precision, recall: means over the five wheels.
-        by_wheel: (F, precision, recall) a wheel.
+        wheels: the same, a wheel.
         coverage: share of predicted words that the lexicon knows; None where none were predicted.
         label_coverage: share of the labels that it knows.
         words_per_answer: distinct words.
-        samples: how many.
-        skipped: samples none of whose labels has a class on any wheel.
-        signature: names lexicon, level and release.
+        n: samples that were scored, on at least one wheel.
+        skipped: how many were not, by reason.
+        signature: names lexicon, level, parser and release.
     """
 
     f: float
     precision: float
     recall: float
-    by_wheel: tuple[tuple[float, float, float], ...]
+    wheels: tuple[WheelScore, ...]
     coverage: float | None
     label_coverage: float | None
     words_per_answer: float
-    samples: int
-    skipped: int
+    n: int
+    skipped: Mapping[str, int]
     signature: str
 
 
-def signature(lexicon: Lexicon, level: int, *, parser: str = "robust") -> str:
+def signature(
+    lexicon: Lexicon,
+    level: int | None = 1,
+    *,
+    metric: str = "ew",
+    parser: str = "robust",
+    extractor: str = "none",
+) -> str:
     """What a score depends on, in one line to be cited with it.
 
     >>> signature(Lexicon.load("builtin"), 1).split("|")[2:4]
     ['level:1', 'wheels:5']
     """
+    ring = "" if level is None else f"|level:{level}|wheels:{WHEELS}"
     return (
-        f"ew|lexicon:{lexicon.name}#{lexicon.hash}|level:{level}|wheels:{WHEELS}"
-        f"|parser:{parser}|extractor:none|v:{__version__}"
+        f"{metric}|lexicon:{lexicon.name}#{lexicon.hash}{ring}"
+        f"|parser:{parser}|extractor:{extractor}|v:{__version__}"
     )
+
+
+def class_counts(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArray[np.float64]:
+    """How many classes every sample has on every wheel: in common, predicted, true: (N, 5, 3)."""
+    true = _class_bits([labels for labels, _ in pairs], lexicon, level)
+    said = _class_bits([words for _, words in pairs], lexicon, level)
+    counts = np.bitwise_count(np.stack([true & said, said, true], axis=-1))
+    return counts.astype(np.float64)
+
+
+def _class_bits(rows: Sequence[Sequence[str]], lexicon: Lexicon, level: int) -> NDArray[np.uint64]:
+    """The classes that each row of words names, one bit each: (N, 5)."""
+    bits = lexicon.bits[level - 1]
+    places = lexicon.rows
+    index = list(map(places.get, chain.from_iterable(rows), repeat(-1)))  # -1: the empty row
+    ends = np.cumsum([len(words) for words in rows], dtype=np.intp)
+    named = np.diff(ends, prepend=0) > 0
+    union = np.zeros((len(rows), WHEELS), dtype=np.uint64)
+    if index:
+        starts = np.concatenate([[0], ends[:-1]])[named]
+        union[named] = np.bitwise_or.reduceat(bits[index], starts, axis=0)
+    return union
 
 
 def statistics(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArray[np.float64]:
@@ -79,16 +112,11 @@ def statistics(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArr
         (N, 5, 2); NaN where the wheel knows no label (the sample is skipped there); 0 where it
         knows no predicted word.
     """
-    found = np.full((len(pairs), WHEELS, 2), np.nan)
-    for row, (labels, words) in enumerate(pairs):
-        true_classes = [lexicon.classes(word, level) for word in labels]
-        said_classes = [lexicon.classes(word, level) for word in words]
-        for wheel in range(WHEELS):
-            true = {classes[wheel] for classes in true_classes} - {None}
-            said = {classes[wheel] for classes in said_classes} - {None}
-            if true:
-                hits = len(true & said)
-                found[row, wheel] = (hits / len(said) if said else 0.0, hits / len(true))
+    hits, said, true = np.moveaxis(class_counts(pairs, lexicon, level), -1, 0)  # (N, 5) each
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(said > 0, hits / said, 0.0)
+        found = np.stack([precision, hits / true], axis=-1)
+    found[true == 0] = np.nan
     return found
 
 
@@ -113,105 +141,255 @@ def wheel_means(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     return np.concatenate([f[..., None], means], axis=-1)
 
 
-def score_sample(
+def sample_wheels(
     labels: Sequence[str], words: Sequence[str], lexicon: Lexicon, level: int = 1
-) -> SampleScore:
+) -> tuple[float | None, ...]:
+    """One answer's F1 on each wheel, None where the wheel knows no label."""
+    true, said = (_union(row, lexicon.codes[level - 1]) for row in (labels, words))
+    return tuple(_wheel_f(true & bits, said & bits) if true & bits else None for bits in _WHEELS)
+
+
+def sample_f(
+    labels: Sequence[str], words: Sequence[str], lexicon: Lexicon, level: int = 1
+) -> float:
+    """One answer's score from words that are parsed already; see `score_sample`."""
+    codes = lexicon.codes[level - 1]
+    true, said = _union(labels, codes), _union(words, codes)
+    if not true & said:
+        return 0.0
+    return sum([_wheel_f(true & bits, said & bits) for bits in _WHEELS if true & bits]) / WHEELS
+
+
+def _union(words: Sequence[str], codes: Mapping[str, int]) -> int:
+    union = 0
+    for word in words:
+        union |= codes.get(word, 0)
+    return union
+
+
+def _wheel_f(true: int, said: int) -> float:
+    """F1 of two sets of classes: 2PR / (P + R) with P = hits / said and R = hits / true."""
+    return 2 * (true & said).bit_count() / (true.bit_count() + said.bit_count())
+
+
+def score_sample(
+    labels: Answer,
+    prediction: Answer,
+    lexicon: Lexicon | None = None,
+    level: int = 1,
+    parser: Parser = "robust",
+) -> float:
     """Score one answer: the accuracy reward (METRIC.md, "Single-sample reward").
 
-    >>> score_sample(["happy"], ["joyful"], Lexicon.load("builtin")).f
+    The mean over five wheels of the sample's F1; a wheel that knows no label counts 0, so that a
+    perfect answer may score below 1. `lexicon` None: the built-in one.
+
+    >>> score_sample("happy", "joyful, glad")
     1.0
     """
-    (found,) = statistics([(labels, words)], lexicon, level)  # (5, 2)
-    by_wheel = [
-        None if np.isnan(p) else float(f_measure(np.asarray(p), np.asarray(r))) for p, r in found
-    ]
-    return SampleScore(sum(f or 0.0 for f in by_wheel) / WHEELS, tuple(by_wheel))
+    lexicon = lexicon or Lexicon.load()
+    return sample_f(read_words(labels, parser), read_words(prediction, parser), lexicon, level)
 
 
-def score_corpus(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> CorpusScore:
-    """Score a corpus: F, precision and recall, and what a score cannot say by itself."""
+def score_corpus(
+    labels: Sequence[Answer],
+    predictions: Sequence[Answer],
+    lexicon: Lexicon | None = None,
+    level: int = 1,
+    parser: Parser = "robust",
+    extractor: str = "none",
+) -> CorpusScore:
+    """Score a corpus (METRIC.md, "Score"): means of precision and recall, then F, a wheel.
+
+    Args:
+        labels, predictions: of N samples. A prediction of None could not be obtained: it is left
+            out and counted; an empty one is an answer, and scores 0.
+        lexicon: None: the built-in one.
+        level: 1 inner ring, 2 middle ring.
+        parser: reads texts; `reference` for published numbers.
+        extractor: what took the words out of prose, for the signature.
+
+    >>> score_corpus(["happy", "sad, lonely"], ["joyful", "[sad]"]).recall
+    1.0
+    """
+    lexicon = lexicon or Lexicon.load()
+    pairs, failed = read_pairs(labels, predictions, parser)
+    cited = signature(lexicon, level, parser=parser, extractor=extractor)
+    return score_pairs(pairs, lexicon, level, failed=failed, cited=cited)
+
+
+def score_pairs(
+    pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1, *, failed: int = 0, cited: str = ""
+) -> CorpusScore:
+    """Score words that are parsed already; see `score_corpus`.
+
+    Args:
+        pairs: of N samples.
+        lexicon, level: as there.
+        failed: samples that were left out because they have no prediction.
+        cited: the signature.
+    """
     found = statistics(pairs, lexicon, level)
     wheels = wheel_means(found, np.ones(len(pairs)))  # (5, 3)
     f, precision, recall = (float(sum(wheels[:, i]) / WHEELS) for i in range(3))
-    said = [list(dict.fromkeys(words)) for _, words in pairs]
+    unmapped = int(np.isnan(found[:, :, 0]).all(axis=1).sum())
+    distinct = [set(words) for _, words in pairs]
     return CorpusScore(
         f=f,
         precision=precision,
         recall=recall,
-        by_wheel=tuple((float(a), float(b), float(c)) for a, b, c in wheels),
-        coverage=_share_known([word for words in said for word in words], lexicon),
-        label_coverage=_share_known([word for labels, _ in pairs for word in labels], lexicon),
-        words_per_answer=sum(map(len, said)) / max(len(said), 1),
-        samples=len(pairs),
-        skipped=int(np.isnan(found[:, :, 0]).all(axis=1).sum()),
-        signature=signature(lexicon, level),
+        wheels=tuple(WheelScore(*wheel) for wheel in wheels.tolist()),
+        coverage=share_known(distinct, lexicon),
+        label_coverage=share_known([labels for labels, _ in pairs], lexicon),
+        words_per_answer=sum(map(len, distinct)) / max(len(pairs), 1),
+        n=len(pairs) - unmapped,
+        skipped=reasons({"no label has a class": unmapped, "no prediction": failed}),
+        signature=cited,
     )
+
+
+def ov_mer_table(
+    labels: Sequence[Answer],
+    predictions: Sequence[Answer],
+    lexicon: Lexicon | None = None,
+    parser: Parser = "robust",
+) -> dict[str, WheelScore]:
+    """OV-MER's twelve values: M1 forms, M2 forms and synonyms, M3-Wi-Lj all three stages.
+
+    M1 compares base forms, M2 the first wheel word of the first base form (METRIC.md, "Names").
+    """
+    lexicon = lexicon or Lexicon.load()
+    pairs, _ = read_pairs(labels, predictions, parser)
+    table = {
+        "M1": _grouped(pairs, lambda word: lexicon.groups(word)[0]),
+        "M2": _grouped(pairs, lambda word: lexicon.groups(word)[1]),
+    }
+    for level in (1, 2):
+        means = wheel_means(statistics(pairs, lexicon, level), np.ones(len(pairs)))
+        for wheel in range(WHEELS):
+            table[f"M3-W{wheel + 1}-L{level}"] = WheelScore(*map(float, means[wheel]))
+    return table
 
 
 def best_constant(
-    labels: Sequence[Sequence[str]], lexicon: Lexicon, level: int = 1, max_words: int = 6
-) -> tuple[tuple[str, ...], CorpusScore]:
-    """The constant answer that scores best on these very labels, found greedily.
+    labels: Sequence[Sequence[str]],
+    lexicon: Lexicon,
+    levels: Sequence[int] = (1,),
+    max_words: int = 4,
+) -> tuple[tuple[str, ...], float]:
+    """The constant answer that scores best on these very labels, and its F.
 
-    A hard opponent: it has seen the labels. From the best pair of words on, words are added while
-    the corpus F rises.
+    A hard opponent: it has seen the labels. Searched word by word, sixteen answers at a time, among
+    the labels' own words: greedy, so a better one may exist.
 
     Args:
         labels: the true words of each sample.
-        lexicon, level: as in `score_corpus`.
+        lexicon: words to classes.
+        levels: the rings; F is the mean over them.
         max_words: of the answer.
     """
     # Words of equal classes answer equally: the first of them, by the alphabet, stands for all.
-    known = {word for words in labels for word in words if lexicon.knows(word)}
-    voices = {lexicon.classes(word, level): word for word in sorted(known, reverse=True)}
-    words = sorted(voices.values())
-    if not words:
-        return (), score_corpus([(words, ()) for words in labels], lexicon, level)
+    known = {word for words in labels for word in words if lexicon.counts(word)}
+    voices = {
+        tuple(lexicon.codes[level - 1][word] for level in levels): word
+        for word in sorted(known, reverse=True)
+    }
+    shares = [share for level in levels for share in class_shares(labels, lexicon, level)]
+    classes = {
+        word: [name for level in levels for name in lexicon.classes(word, level)]
+        for word in sorted(voices.values())
+    }
 
-    def f(answer: Iterable[str]) -> float:
-        return _constant_f(truths, tuple(answer), lexicon, level)
+    def f(answer: tuple[str, ...]) -> float:
+        """The corpus F: with one answer to all, precision and recall are sums over classes."""
+        total = 0.0
+        for place, share in enumerate(shares):
+            said = {classes[word][place] for word in answer} - {None}
+            hits = [share.get(name, (0.0, 0.0)) for name in said]
+            precision = sum(p for p, _ in hits) / len(said) if said else 0.0
+            total += _ratio_f(precision, sum(r for _, r in hits))
+        return total / len(shares)
 
-    truths = _class_sets(labels, lexicon, level)
-    best: tuple[str, ...] = tuple(
-        dict.fromkeys(max(combinations_with_replacement(words, 2), key=f))
-    )
-    while len(best) < max_words:
-        longer = max(((*best, word) for word in words if word not in best), key=f, default=best)
-        if f(longer) <= f(best):
-            break
-        best = longer
-    return best, score_corpus([(words, best) for words in labels], lexicon, level)
-
-
-def _share_known(words: Sequence[str], lexicon: Lexicon) -> float | None:
-    return sum(map(lexicon.knows, words)) / len(words) if words else None
-
-
-#: For each wheel: the samples' class sets as rows of booleans, and each class' column.
-_ClassSets = list[tuple[NDArray[np.bool_], dict[str, int]]]
+    return search_constant(list(classes), f, max_words)
 
 
-def _class_sets(labels: Sequence[Sequence[str]], lexicon: Lexicon, level: int) -> _ClassSets:
-    sets: _ClassSets = []
+def search_constant(
+    words: Sequence[str], value: Callable[[tuple[str, ...]], float], max_words: int
+) -> tuple[tuple[str, ...], float]:
+    """The answer of at most so many words whose value is largest, by beam search; and its value."""
+    best: tuple[str, ...] = ()
+    beam: list[tuple[str, ...]] = [()]
+    for _ in range(max_words):
+        longer = {tuple(sorted({*answer, word})) for answer in beam for word in words}
+        beam = sorted(longer, key=lambda answer: (-value(answer), answer))[:_BEAM]
+        if beam and value(beam[0]) > value(best):
+            best = beam[0]
+    return best, value(best)
+
+
+def read_pairs(
+    labels: Sequence[Answer], predictions: Sequence[Answer], parser: Parser
+) -> tuple[list[Pair], int]:
+    """Words of both sides, without the samples that have no prediction; and how many those are.
+
+    Raises:
+        ValueError: not as many predictions as labels.
+    """
+    pairs: list[Pair] = [
+        (read_words(true, parser), read_words(said, parser))
+        for true, said in zip(labels, predictions, strict=True)
+        if said is not None
+    ]
+    return pairs, len(predictions) - len(pairs)
+
+
+def share_known(answers: Sequence[Collection[str]], lexicon: Lexicon) -> float | None:
+    """Share of the answers' words that the lexicon knows; None of none."""
+    total = sum(map(len, answers))
+    known = sum(map(lexicon.rows.__contains__, chain.from_iterable(answers)))
+    return known / total if total else None
+
+
+def reasons(counts: Mapping[str, int]) -> dict[str, int]:
+    """Why samples were left out: the reasons that occurred."""
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _ratio_f(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _grouped(pairs: Sequence[Pair], group: Callable[[str], str | None]) -> WheelScore:
+    """The score where each word stands for one group, without wheels."""
+    ratios = []
+    for labels, words in pairs:
+        true = {group(word) for word in labels} - {None}
+        said = {group(word) for word in words} - {None}
+        if true:
+            hits = len(true & said)
+            ratios.append((hits / len(said) if said else 0.0, hits / len(true)))
+    if not ratios:
+        return WheelScore(0.0, 0.0, 0.0)
+    precision, recall = np.mean(ratios, axis=0).tolist()
+    return WheelScore(_ratio_f(precision, recall), precision, recall)
+
+
+def class_shares(
+    labels: Sequence[Sequence[str]], lexicon: Lexicon, level: int
+) -> list[dict[str | None, tuple[float, float]]]:
+    """On each wheel, for each class: the share of samples that have it, and its mean recall."""
+    rows = [[lexicon.classes(word, level) for word in words] for words in labels]
+    shares = []
     for wheel in range(WHEELS):
-        rows = [{lexicon.classes(w, level)[wheel] for w in words} - {None} for words in labels]
-        columns = {name: i for i, name in enumerate(sorted({str(c) for row in rows for c in row}))}
-        matrix = np.zeros((len(rows), len(columns)), dtype=bool)
-        for i, row in enumerate(rows):
-            matrix[i, [columns[str(name)] for name in row]] = True
-        sets.append((matrix[matrix.any(axis=1)], columns))
-    return sets
-
-
-def _constant_f(truths: _ClassSets, answer: Sequence[str], lexicon: Lexicon, level: int) -> float:
-    """The corpus F of one answer to all samples, from class sets made once."""
-    total = 0.0
-    for wheel, (matrix, columns) in enumerate(truths):
-        said = {lexicon.classes(word, level)[wheel] for word in answer} - {None}
-        places = [columns[str(name)] for name in said if name in columns]
-        if len(matrix) and places:
-            hits = matrix[:, places].sum(axis=1)
-            precision = float(hits.mean() / len(said))
-            recall = float((hits / matrix.sum(axis=1)).mean())
-            total += float(f_measure(np.asarray(precision), np.asarray(recall)))
-    return total / WHEELS
+        sets = [{classes[wheel] for classes in row} - {None} for row in rows]
+        kept = [classes for classes in sets if classes]
+        shares.append(
+            {
+                name: (
+                    sum(name in classes for classes in kept) / len(kept),
+                    sum(1 / len(classes) for classes in kept if name in classes) / len(kept),
+                )
+                for name in set().union(*kept)
+            }
+        )
+    return shares

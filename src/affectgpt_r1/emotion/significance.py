@@ -1,24 +1,26 @@
-"""Is one system better than another? Paired bootstrap of the corpus score over groups.
+"""How sure a score is, and whether one system is better than another: paired bootstrap over groups.
 
 Samples of one group (renderings of one line, clips of one speaker) are not independent: groups are
-drawn, with replacement, and their samples move together. The corpus F is computed anew on every
+drawn, with replacement, and their samples move together. The corpus score is computed anew on every
 draw, from statistics made once. Several runs (seeds) of a system over the same samples are
-averaged: the intervals then speak of the mean run over other lines, not of other seeds.
+averaged: the intervals then speak of the mean run over other samples, not of other seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
-from affectgpt_r1.emotion.score import statistics, wheel_means
+from affectgpt_r1.emotion.score import Pair, class_counts, statistics, wheel_means
 
-#: The words that a system gave, one answer a sample.
-Answers = Sequence[Sequence[str]]
+#: A corpus score as a function of how often each sample counts: weights (R, N) to values (R,).
+Statistic: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,63 +30,102 @@ class Interval:
     Attributes:
         value: on the samples as they are.
         low, high: 2.5th and 97.5th percentile of the draws.
+        p: share of draws on the far side of 0, two-sided: of use where the value is a difference.
     """
 
     value: float
     low: float
     high: float
+    p: float
 
 
 def bootstrap(
-    labels: Answers,
-    runs: Sequence[Answers],
-    groups: Sequence[Hashable],
-    lexicon: Lexicon,
-    *,
-    baseline: Sequence[Answers] | None = None,
-    level: int = 1,
-    resamples: int = 2000,
-    seed: int = 0,
+    statistic: Statistic, groups: Sequence[Hashable], *, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """The corpus F, or its difference to a baseline's on the same draws.
+    """A statistic's interval over draws of whole groups.
 
     Args:
-        labels: the true words of N samples.
-        runs: one or more runs' answers, N each; their Fs are averaged.
+        statistic: for example `ew_statistic(...)`, or the `difference` of two.
         groups: N group names.
-        lexicon, level: as in `score_corpus`.
-        baseline: runs of another system; then the value is `runs` minus `baseline`.
         resamples: draws.
-        seed: of the draws.
+        seed: of the draws; both sides of a difference see the same ones.
     """
-    weights = _weights(groups, resamples, seed)  # (1 + R, N)
-    values = _mean_f(labels, runs, lexicon, level, weights)
-    if baseline is not None:
-        values = values - _mean_f(labels, baseline, lexicon, level, weights)
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return Interval(float(values[0]), float(low), float(high))
+    values = statistic(_weights(tuple(groups), resamples, seed))
+    low, high = np.interp([2.5, 97.5], np.linspace(0, 100, resamples), np.sort(values[1:]))
+    beyond = min(int((values[1:] <= 0).sum()), int((values[1:] >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    return Interval(float(values[0]), float(low), float(high), p)
 
 
-def _mean_f(
-    labels: Answers,
-    runs: Sequence[Answers],
-    lexicon: Lexicon,
-    level: int,
-    weights: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """(1 + R,) corpus Fs, the mean over the runs."""
-    total = np.zeros(len(weights))
-    for answers in runs:
-        found = statistics(list(zip(labels, answers, strict=True)), lexicon, level)
-        total += wheel_means(found, weights)[..., 0].sum(axis=-1) / WHEELS
-    return total / len(runs)
+def difference(one: Statistic, other: Statistic) -> Statistic:
+    """One statistic minus another, on the same draws."""
+    return lambda weights: one(weights) - other(weights)
 
 
-def _weights(groups: Sequence[Hashable], resamples: int, seed: int) -> NDArray[np.float64]:
+def mean_of(several: Sequence[Statistic]) -> Statistic:
+    """The mean of statistics: of several runs, or of the two rings."""
+    return lambda weights: np.mean([statistic(weights) for statistic in several], axis=0)
+
+
+def ew_statistic(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> Statistic:
+    """The corpus F of answers to N samples; labels and words as the parser returns them."""
+    found = statistics(pairs, lexicon, level)
+    return lambda weights: wheel_means(found, weights)[..., 0].sum(axis=-1) / WHEELS
+
+
+def hit_statistic(pairs: Sequence[Pair], lexicon: Lexicon) -> Statistic:
+    """HIT of answers to N samples."""
+    counts = class_counts(pairs, lexicon)
+    kept, hits = counts[..., 2] > 0, counts[..., 0] > 0  # (N, 5)
+
+    def hit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = weights @ kept
+        rate = weights @ hits / np.where(total > 0, total, 1.0)  # (R, 5)
+        return np.asarray(rate.sum(axis=-1) / WHEELS)
+
+    return hit
+
+
+def waf_statistic(labels: Sequence[float], sentiments: Sequence[str]) -> Statistic:
+    """Weighted F1 of sentiments; samples whose label is 0 count nothing."""
+    signed = np.asarray(labels, dtype=np.float64)
+    said = np.array([sentiment == "positive" for sentiment in sentiments])
+
+    def waf(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = np.zeros(len(weights))
+        for true, named in ((signed > 0, said), (signed < 0, ~said)):
+            support, claimed = weights @ true, weights @ (named & (signed != 0))
+            hits = weights @ (true & named)
+            total += support * 2 * hits / np.where(support + claimed > 0, support + claimed, 1.0)
+        scored = weights @ (signed != 0)
+        return np.asarray(total / np.where(scored > 0, scored, 1.0))
+
+    return waf
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: p-values of several comparisons with one system, to be read together.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        corrected[i] = largest
+    return corrected
+
+
+@lru_cache(maxsize=1)
+def _weights(groups: tuple[Hashable, ...], resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each sample is drawn: (1 + R, N); the first row is the samples as they are."""
     names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
     member = np.array([names[name] for name in groups])  # (N,)
-    draws = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=resamples
-    )  # (R, groups)
-    return np.concatenate([np.ones((1, len(groups))), draws[:, member].astype(np.float64)])
+    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
+    drawn += len(names) * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * len(names))
+    weights = np.ones((1 + resamples, len(groups)))
+    weights[1:] = counts.reshape(resamples, len(names))[:, member]
+    return weights

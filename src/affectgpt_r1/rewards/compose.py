@@ -60,7 +60,7 @@ def reward(
         rule: weights and penalty.
     """
     form = format_reward(completion)
-    judged = any(lexicon.knows(word) for word in labels)
+    judged = any(lexicon.counts(word) for word in labels)
     accuracy = accuracy_reward(completion, labels, lexicon, rule.level) if judged else None
     penalty = length_factor(len(completion.words), len(set(labels)), rule.length_penalty)
     total = rule.format * form + rule.accuracy * (accuracy or 0.0) * penalty

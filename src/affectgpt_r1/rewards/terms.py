@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_sample
+from affectgpt_r1.emotion.score import sample_f
 
 
 def format_reward(completion: Completion) -> float:
@@ -24,4 +24,4 @@ def accuracy_reward(
 
     No answer scores 0: it was judged, and names no emotion.
     """
-    return score_sample(labels, completion.words, lexicon, level).f
+    return sample_f(labels, completion.words, lexicon, level)

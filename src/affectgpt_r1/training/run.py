@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, RunSettings
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_sample
+from affectgpt_r1.emotion.score import sample_f
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.model.profiles import PROFILES, Encoders, create_model, load_encoders
@@ -107,7 +107,7 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     known = [
         clip
         for clip in clips
-        if score_sample(clip.labels or (), clip.labels or (), lexicon, recipe.rewards.level).f > 0
+        if sample_f(clip.labels or (), clip.labels or (), lexicon, recipe.rewards.level) > 0
     ]
     if not known:
         raise InputError(

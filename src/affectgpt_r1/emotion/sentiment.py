@@ -1,0 +1,80 @@
+"""Sentiment: pleasant or unpleasant, against a signed intensity (METRIC.md, "Sentiment").
+
+The score of CMU-MOSI, CMU-MOSEI, CH-SIMS and CH-SIMS v2. The authors have a 7B language model turn
+emotion words into a sentiment; here the lexicon's polarity does, unless sentiments are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import reasons
+
+
+@dataclass(frozen=True, slots=True)
+class SentimentScore:
+    """How well sentiments agree with signed labels.
+
+    Attributes:
+        waf: F1 of the two signs, weighted by their frequency.
+        accuracy: share of right signs.
+        n: samples scored.
+        skipped: how many were left out, by reason (labels of exactly 0 are).
+    """
+
+    waf: float
+    accuracy: float
+    n: int
+    skipped: Mapping[str, int]
+
+
+def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) -> SentimentScore:
+    """Score sentiments against signed labels.
+
+    Args:
+        labels: intensities; those of exactly 0 are left out, as published.
+        sentiments: `positive` counts as positive and any other text as negative, as published;
+            None is unknown: left out and counted.
+
+    >>> sentiment_scores([1.2, -0.4, 0.0], ["positive", "neutral", "positive"]).accuracy
+    1.0
+    """
+    zero = failed = 0
+    pairs = []
+    for label, sentiment in zip(labels, sentiments, strict=True):
+        if label == 0:
+            zero += 1
+        elif sentiment is None:
+            failed += 1
+        else:
+            pairs.append((label > 0, sentiment == "positive"))
+    n = len(pairs)
+    waf = 0.0
+    for sign in (True, False):
+        hits = sum(true == said == sign for true, said in pairs)
+        true_n = sum(true == sign for true, _ in pairs)
+        said_n = sum(said == sign for _, said in pairs)
+        waf += 2 * hits / (true_n + said_n) * true_n if hits else 0.0
+    return SentimentScore(
+        waf=waf / n if n else 0.0,
+        accuracy=sum(true == said for true, said in pairs) / n if n else 0.0,
+        n=n,
+        skipped=reasons({"the label is 0": zero, "no sentiment": failed}),
+    )
+
+
+def sentiment_of(words: Sequence[str], lexicon: Lexicon | None = None) -> str:
+    """The sentiment of emotion words by a vote of their polarities.
+
+    A tied vote goes to the word that was named last: descriptions move from what is seen at first
+    to what it comes down to. Words without polarity have no vote; without any, it is neutral.
+
+    >>> sentiment_of(["happy", "excited", "worried"]), sentiment_of(["calm", "tense"])
+    ('positive', 'negative')
+    """
+    lexicon = lexicon or Lexicon.load()
+    votes = [polarity for word in words if (polarity := lexicon.polarity(word))]
+    outcome = sum(votes) or (votes[-1] if votes else 0)
+    return "positive" if outcome > 0 else "negative" if outcome < 0 else "neutral"
