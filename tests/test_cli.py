@@ -44,12 +44,13 @@ def complaint(*arguments: str | Path) -> str:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The main job at nano size: demo clips, cold start, GRPO; the commands a user types."""
     folder = tmp_path_factory.mktemp("job")
-    lines = [line for line in demo_lines() if line.is_test][:3]
-    lines += [line for line in demo_lines() if not line.is_test][:10]
+    lines = [line for line in demo_lines() if line.split == "test"][:3]
+    lines += [line for line in demo_lines() if line.split == "cold-start"][:5]
+    lines += [line for line in demo_lines() if line.split == "grpo"][:5]
     write_demo(folder / "data", lines=lines, workers=2)
     common = [
         "--set",
-        f"data.train={folder}/data/train.jsonl",
+        f"data.train={folder}/data/cold-start.jsonl",
         "--set",
         f"data.test={folder}/data/test.jsonl",
         "--set",
@@ -148,7 +149,7 @@ def test_a_model_of_another_profile_is_refused(job: Path, tmp_path: Path) -> Non
         "--set",
         f"model={job}/cold-start",
         "--set",
-        f"data.train={job}/data/train.jsonl",
+        f"data.train={job}/data/grpo.jsonl",
         "--set",
         f"run.output={tmp_path}/run",
     )

@@ -10,12 +10,11 @@ import pytest
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
+from affectgpt_r1.evaluation.answers import read_answers, read_words
 from affectgpt_r1.evaluation.evaluate import (
     Scored,
     evaluate_words,
     evaluation_row,
-    read_scored,
-    read_words,
     scored_clips,
 )
 from affectgpt_r1.evaluation.predict import Prediction
@@ -31,7 +30,7 @@ def perfect() -> list[Scored]:
 
 def test_perfect_answers_reach_the_ceiling_and_beat_the_constant() -> None:
     result = evaluate_words(perfect(), LEXICON)
-    assert result.score.f == result.ceiling == 1.0
+    assert result.f == result.ceiling == 1.0
     assert result.over_constant.value == pytest.approx(1.0 - result.constant)
     assert result.over_constant.value > 0
     assert (result.clips, result.groups, result.distinct_answers) == (5, 5, 5)
@@ -51,9 +50,18 @@ def test_a_baseline_is_compared_on_the_same_draws() -> None:
     result = evaluate_words(pairs, LEXICON)
     assert result.baseline is not None
     assert result.over_baseline is not None
-    assert result.over_baseline.value == pytest.approx(1.0 - result.baseline.f)
+    assert result.over_baseline.value == pytest.approx(1.0 - result.baseline)
     row = evaluation_row(result)
     assert json.loads(json.dumps(row)) == row
+
+
+def test_two_rings_are_averaged() -> None:
+    half = [Scored(s.id, s.labels, s.labels[:1], s.group) for s in perfect()]
+    both = evaluate_words(half, LEXICON, (1, 2))
+    one, two = (evaluate_words(half, LEXICON, (level,)) for level in (1, 2))
+    assert both.f == pytest.approx((one.f + two.f) / 2)
+    assert both.f == pytest.approx(both.interval.value)
+    assert both.signature == f"{one.signature} + {two.signature}"
 
 
 def test_nothing_to_score_is_an_error() -> None:
@@ -73,7 +81,7 @@ def test_words_are_read_from_words_or_completion(tmp_path: Path) -> None:
     )
     assert read_words(path) == {"a": ("sad",), "2": ("happy", "calm")}
     with pytest.raises(ProblemsError, match="'a' has no labels"):
-        read_scored(path, None)
+        read_answers(path)
     with pytest.raises(MissingFileError):
         read_words(tmp_path / "gone.jsonl")
 

@@ -11,34 +11,20 @@ import json
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
+from affectgpt_r1.console import bars, evaluation_table, people, steps
 from affectgpt_r1.dialogue import Part
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
 
-people = Console(stderr=True)
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -47,6 +33,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train: cold start, then GRPO.")
 app.add_typer(train_app, name="train")
+lexicon_app = typer.Typer(no_args_is_help=True, help="Which word counts as what, and why.")
+app.add_typer(lexicon_app, name="lexicon")
 
 ModelOption = Annotated[Path, typer.Option("--model", help="A model folder or finished run.")]
 ModeOption = Annotated[Literal["answer", "think"], typer.Option(help="Answer alone, or think.")]
@@ -65,6 +53,17 @@ LexiconOption = Annotated[
 LexiconFolderOption = Annotated[
     Path | None, typer.Option(help="Folder of the authors' tables, for mer2025 and mer2026.")
 ]
+LexiconPlaceOption = Annotated[
+    Path | None, typer.Option("--folder", help="Of the tables [default: in the user's cache].")
+]
+ExtractorOption = Annotated[
+    Literal["none", "lexical", "openai"],
+    typer.Option(help="Where answers are prose: lexical rules, or a language model's server."),
+]
+ServerOption = Annotated[
+    str | None, typer.Option(help="For openai: address of the server, up to /v1.")
+]
+ServerModelOption = Annotated[str | None, typer.Option(help="For openai: the model's name there.")]
 LevelOption = Annotated[int, typer.Option(min=1, max=2, help="Ring of the wheels.")]
 
 
@@ -106,7 +105,7 @@ def predict(
         clips = [predicting.single_clip(path, subtitle) for path in files]
     predictor = predicting.load_predictor(model)
     store = feature_cache(cache)
-    with _bars() as bar:
+    with bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
     settings = predicting.DECODING[decode]
     for prediction in predicting.predict(
@@ -117,20 +116,181 @@ def predict(
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSON Lines with id and words.")],
+    predictions: Annotated[Path, typer.Argument(help="JSON Lines of answers; - reads stdin.")],
     labels: Annotated[
         Path | None, typer.Option(help="Manifest with labels, unless inline.")
     ] = None,
-    lexicon: LexiconOption = "builtin",
+    metric: Annotated[
+        Literal["ew", "hit", "sentiment"] | None, typer.Option(help="What is scored [default: ew].")
+    ] = None,
+    preset: Annotated[
+        Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"] | None,
+        typer.Option(help="A published combination of lexicon, ring and parser."),
+    ] = None,
+    lexicon: Annotated[
+        Literal["builtin", "mer2025", "mer2026"] | None,
+        typer.Option(help="Which lexicon scores [default: builtin]."),
+    ] = None,
     lexicon_folder: LexiconFolderOption = None,
-    level: LevelOption = 1,
+    level: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Ring of the wheels [default: 1].")
+    ] = None,
+    parser: Annotated[
+        Literal["robust", "reference"] | None,
+        typer.Option(help="reference: as published, remnants and all [default: robust]."),
+    ] = None,
+    extractor: ExtractorOption = "none",
+    sentiments: Annotated[
+        Literal["given", "lexicon", "openai"],
+        typer.Option(help="Whose: the file's (polarity where it has none), polarity, a server's."),
+    ] = "given",
+    server: ServerOption = None,
+    server_model: ServerModelOption = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Another system's answers to the same samples.")
+    ] = None,
+    group: Annotated[
+        str, typer.Option(help="Column of what is independent, such as the speaker.")
+    ] = "group",
+    per_sample: Annotated[
+        Path | None, typer.Option(help="File for what each sample contributes.")
+    ] = None,
+    form: Annotated[
+        Literal["json", "text", "markdown", "latex"],
+        typer.Option("--format", help="Of the answer."),
+    ] = "json",
 ) -> None:
-    """Score predictions against labels with emotion wheels; no model is needed."""
+    """Score answers against labels; no model is needed."""
     from affectgpt_r1.emotion.lexicon import Lexicon
-    from affectgpt_r1.evaluation.evaluate import evaluate_words, evaluation_row, read_scored
+    from affectgpt_r1.evaluation import scoring
+    from affectgpt_r1.evaluation.answers import read_answers
+
+    rule = scoring.rule_of(preset, metric, lexicon, level, parser)
+    table = Lexicon.load(rule.lexicon, folder=lexicon_folder)
+    reading = scoring.Reading(extractor, sentiments, server, server_model)
+
+    def read(path: Path) -> scoring.Kept:
+        rows = read_answers(path, labels, group=group)
+        with bars() as bar:
+            rows = scoring.read_predictions(rows, reading, rule.metric, table, bar("asking"))
+        return scoring.keep(rows, rule, str(path))
+
+    kept = read(predictions)
+    row = scoring.score_row(kept, rule, table, reading)
+    if compare:
+        others = {str(path): read(path) for path in compare}
+        row["compared"] = scoring.compare(kept, others, rule, table)
+    if per_sample:
+        scoring.write_samples(per_sample, kept, rule, table)
+    print(scoring.render(row, form), flush=True)
+
+
+@app.command()
+def unibench(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="JSON Lines with `dataset`; a file a checkpoint, or all.")
+    ],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The fixed checkpoint [default: the last by name].")
+    ] = None,
+    lexicon: LexiconOption = "mer2025",
+    lexicon_folder: LexiconFolderOption = None,
+    parser: Annotated[
+        Literal["robust", "reference"], typer.Option(help="reference: as published.")
+    ] = "reference",
+    form: Annotated[
+        Literal["json", "text", "markdown", "latex"],
+        typer.Option("--format", help="Of the answer."),
+    ] = "json",
+) -> None:
+    """The nine sets of MER-UniBench in one table: fixed checkpoint and best checkpoint apart."""
+    from affectgpt_r1.emotion.lexicon import Lexicon
+    from affectgpt_r1.evaluation import scoring
+    from affectgpt_r1.evaluation import unibench as benching
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
-    _answer(evaluation_row(evaluate_words(read_scored(predictions, labels), table, level)))
+    rule = scoring.Rule(lexicon=lexicon, parser=parser)
+    result = benching.bench(benching.read_bench(predictions), table, rule, checkpoint)
+    if form == "json":
+        _answer(asdict(result))
+    else:
+        headers = ["", "metric", "rows", f"fixed: {result.fixed_checkpoint}", "best of each set"]
+        print(scoring.table(benching.bench_lines(result), headers, form), flush=True)
+
+
+@lexicon_app.command("list")
+def lexicon_list(lexicon_folder: LexiconFolderOption = None) -> None:
+    """The lexicons: which can be loaded, how many words each knows, and their hashes."""
+    from affectgpt_r1.emotion.lexicon import Lexicon
+    from affectgpt_r1.errors import LexiconError
+
+    for name in ("builtin", "mer2025", "mer2026"):
+        try:
+            table = Lexicon.load(name, folder=None if name == "builtin" else lexicon_folder)
+        except LexiconError as error:
+            _answer({"name": name, "loads": False, "why": str(error)})
+        else:
+            forms, bases = len(table.tables.bases), len(table.tables.nearest)
+            _answer(
+                {"name": name, "loads": True, "forms": forms, "bases": bases, "hash": table.hash}
+            )
+
+
+@lexicon_app.command("explain")
+def lexicon_explain(
+    words: Annotated[list[str], typer.Argument(help="Words, or quoted phrases.")],
+    lexicon: LexiconOption = "builtin",
+    lexicon_folder: LexiconFolderOption = None,
+) -> None:
+    """How a word comes by its classes on each wheel, and what lost."""
+    from affectgpt_r1.emotion.labels import parse_labels
+    from affectgpt_r1.emotion.lexicon import Lexicon
+
+    table = Lexicon.load(lexicon, folder=lexicon_folder)
+    asked = parse_labels(words)
+    if not asked:
+        raise InputError("no word to explain is in what was given: name an emotion word")
+    for word in asked:
+        _answer(
+            {
+                "lexicon": f"{table.name}#{table.hash}",
+                **asdict(table.explain(word)),
+                "polarity": table.polarity(word),
+            }
+        )
+
+
+@lexicon_app.command("download")
+def lexicon_download(
+    folder: LexiconPlaceOption = None,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read the terms and accept them.")
+    ] = False,
+) -> None:
+    """Fetch the authors' tables, checked against their published checksums."""
+    from affectgpt_r1.emotion import download
+    from affectgpt_r1.emotion.lexicon import downloaded_folder
+
+    people.print(download.TERMS, highlight=False)
+    if not accept_terms:
+        raise InputError("nothing was fetched: say --accept-terms if you accept these terms")
+    place = folder or downloaded_folder()
+    with bars() as bar:
+        download.download(place, progress=bar("fetching"))
+    _answer({"folder": str(place), "files": len(download.FILES)})
+
+
+@lexicon_app.command("verify")
+def lexicon_verify(folder: LexiconPlaceOption = None) -> None:
+    """Check a folder of the authors' tables; names every file that is not as published."""
+    from affectgpt_r1.emotion.download import verify
+    from affectgpt_r1.emotion.lexicon import downloaded_folder
+    from affectgpt_r1.errors import ProblemsError
+
+    place = folder or downloaded_folder()
+    if wrong := verify(place):
+        raise ProblemsError(str(place), [f"{name} {what}" for name, what in wrong.items()])
+    _answer({"folder": str(place), "verified": True})
 
 
 @app.command()
@@ -154,12 +314,8 @@ def evaluate(
     from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import predict as predicting
-    from affectgpt_r1.evaluation.evaluate import (
-        evaluate_words,
-        evaluation_row,
-        read_words,
-        scored_clips,
-    )
+    from affectgpt_r1.evaluation.answers import read_words
+    from affectgpt_r1.evaluation.evaluate import evaluate_words, evaluation_row, scored_clips
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.perception.cache import feature_cache
 
@@ -168,7 +324,7 @@ def evaluate(
     before = read_words(baseline) if baseline else None
     predictor = predicting.load_predictor(model)
     store = feature_cache(cache)
-    with _bars() as bar:
+    with bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
         told = bar("predicting")
         predictions = []
@@ -184,12 +340,12 @@ def evaluate(
             predictions.append(prediction)
             told(len(predictions), len(clips))
     scored = scored_clips(clips, {p.id: p.words for p in predictions}, before)
-    result = evaluate_words(scored, table, level)
+    result = evaluate_words(scored, table, (level,))
     if out:
         predicting.write_predictions(out / "predictions.jsonl", predictions)
         write_whole(out / "evaluation.json", json.dumps(evaluation_row(result), indent=1))
         write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
-    _table(result)
+    evaluation_table(result)
     _answer(evaluation_row(result))
 
 
@@ -204,9 +360,9 @@ def prepare(
     from affectgpt_r1.datasets.demo import write_demo
 
     del name
-    with _bars() as bar:
+    with bars() as bar:
         made = write_demo(folder, renderings=renderings, seed=seed, progress=bar("drawing clips"))
-    _answer({"train": str(made.train), "test": str(made.test)})
+    _answer({name: str(path) for name, path in asdict(made).items()})
 
 
 @train_app.command("cold-start")
@@ -220,8 +376,8 @@ def cold_start(
     checked = load_recipe(recipe, ColdStartRecipe, overrides or ())
     from affectgpt_r1.training.run import Watch, train_cold_start
 
-    with _bars() as bar:
-        result = train_cold_start(checked, Watch(bar("reading clips"), _steps(bar("cold start"))))
+    with bars() as bar:
+        result = train_cold_start(checked, Watch(bar("reading clips"), steps(bar("cold start"))))
     _answer({**asdict(result), "model": str(result.model)})
 
 
@@ -236,8 +392,8 @@ def grpo(
     checked = load_recipe(recipe, GrpoRecipe, overrides or ())
     from affectgpt_r1.training.run import Watch, train_grpo
 
-    with _bars() as bar:
-        result = train_grpo(checked, Watch(bar("reading clips"), _steps(bar("GRPO"))))
+    with bars() as bar:
+        result = train_grpo(checked, Watch(bar("reading clips"), steps(bar("GRPO"))))
     _answer({**asdict(result), "model": str(result.model)})
 
 
@@ -275,6 +431,8 @@ def _plain(text: str) -> str:
 
 def _quiet() -> None:
     """One voice on stderr: ours. Libraries' notes and bars are left out unless they matter."""
+    from rich.logging import RichHandler
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -285,78 +443,6 @@ def _quiet() -> None:
         handlers=[RichHandler(console=people, show_time=False, show_path=False, show_level=False)],
     )
     logging.getLogger("affectgpt_r1").setLevel(logging.INFO)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str], Callable[..., None]]]:
-    """Progress on stderr; each bar is a function told how many of how many are done.
-
-    Bars on a terminal, now and then a line elsewhere. An input at fault leaves nothing but the one
-    line that says so.
-    """
-    if not people.is_terminal:
-        yield _line_by_line
-        return
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=people) as progress:
-
-        def bar(name: str) -> Callable[..., None]:
-            """A bar that appears when it is first told something."""
-            task: list[TaskID] = []
-
-            def told(done: int, total: int, note: str = "") -> None:
-                if not task:
-                    task.append(progress.add_task(name, total=total, note=""))
-                progress.update(task[0], completed=done, total=total, note=note)
-
-            return told
-
-        try:
-            yield bar
-        except InputError:
-            progress.live.transient = True
-            raise
-
-
-def _line_by_line(name: str) -> Callable[..., None]:
-    """Progress for a log: a line every half a minute."""
-    last_s = time.monotonic()
-
-    def told(done: int, total: int, note: str = "") -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s >= 30:
-            last_s = time.monotonic()
-            people.print(f"{name} {done}/{total} {note}", highlight=False, soft_wrap=True)
-
-    return told
-
-
-def _steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]], None]:
-    shown = ("loss", "reward", "accuracy", "words_per_answer")
-
-    def step(done: int, total: int, figures: Mapping[str, float]) -> None:
-        note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
-        told(done, total, note)
-
-    return step
-
-
-def _table(result: Any) -> None:
-    """The figures of an evaluation, for people."""
-    table = Table(title=result.signature, title_justify="left")
-    for column in ("", "F", "95 % interval"):
-        table.add_column(column)
-    for name, value, interval in result.lines():
-        bounds = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
-        table.add_row(name, f"{value:.3f}", bounds)
-    people.print(table)
 
 
 if __name__ == "__main__":

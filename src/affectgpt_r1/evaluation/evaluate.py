@@ -6,18 +6,22 @@ best constant answer's, the ceiling that the labels allow, and how varied the an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-from affectgpt_r1.clips import Clip, read_manifest
-from affectgpt_r1.dialogue import parse_completion
-from affectgpt_r1.emotion.labels import parse_labels
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import CorpusScore, best_constant, score_corpus, signature
-from affectgpt_r1.emotion.significance import Interval, bootstrap
-from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
+from affectgpt_r1.emotion.score import CorpusScore, Pair, best_constant, score_pairs, signature
+from affectgpt_r1.emotion.significance import (
+    Interval,
+    Statistic,
+    bootstrap,
+    difference,
+    ew_statistic,
+    mean_of,
+)
+from affectgpt_r1.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +46,20 @@ class Evaluation:
     """What is to be said of a set of answers.
 
     Attributes:
-        score: F, precision, recall, coverage, words per answer.
+        f: the score: F at the ring that was asked for, or its mean over both.
+        scores: for each ring F, precision, recall, coverage, words per answer, signature.
         interval: of F, bootstrapped over groups.
         constant_words, constant: the best constant answer on these labels, and its F.
         over_constant: F minus the constant's, paired.
         ceiling: F of the labels themselves.
         distinct_answers: how many different sets of words were given.
         clips, groups: how many.
-        baseline: the other system's score, where there is one.
+        baseline: the other system's F, where there is one.
         over_baseline: F minus the baseline's, paired.
-        signature: of the score.
     """
 
-    score: CorpusScore
+    f: float
+    scores: tuple[CorpusScore, ...]
     interval: Interval
     constant_words: tuple[str, ...]
     constant: float
@@ -63,20 +68,29 @@ class Evaluation:
     distinct_answers: int
     clips: int
     groups: int
-    baseline: CorpusScore | None
+    baseline: float | None
     over_baseline: Interval | None
-    signature: str
+
+    @property
+    def score(self) -> CorpusScore:
+        """The score at the first ring; coverage and the like are the same at both."""
+        return self.scores[0]
+
+    @property
+    def signature(self) -> str:
+        """Of the score; both rings' where it is their mean."""
+        return " + ".join(score.signature for score in self.scores)
 
     def lines(self) -> list[tuple[str, float, Interval | None]]:
         """The figures for people: name, value, interval."""
         rows: list[tuple[str, float, Interval | None]] = [
-            ("this model", self.score.f, self.interval),
+            ("F", self.f, self.interval),
             (f"constant: {', '.join(self.constant_words)}", self.constant, None),
             ("above the constant", self.over_constant.value, self.over_constant),
         ]
         if self.baseline is not None and self.over_baseline is not None:
             rows += [
-                ("baseline", self.baseline.f, None),
+                ("baseline", self.baseline, None),
                 ("above the baseline", self.over_baseline.value, self.over_baseline),
             ]
         rows += [
@@ -88,8 +102,21 @@ class Evaluation:
         return rows
 
 
-def evaluate_words(scored: Sequence[Scored], lexicon: Lexicon, level: int = 1) -> Evaluation:
+def evaluate_words(
+    scored: Sequence[Scored],
+    lexicon: Lexicon,
+    levels: Sequence[int] = (1,),
+    *,
+    parser: Parser = "robust",
+    extractor: str = "none",
+) -> Evaluation:
     """Evaluate answers.
+
+    Args:
+        scored: what is scored; words as the parser returned them.
+        lexicon: words to classes.
+        levels: one ring, or both, whose F are averaged.
+        parser, extractor: by which the words came about, for the signature.
 
     Raises:
         InputError: there is nothing to score.
@@ -99,50 +126,65 @@ def evaluate_words(scored: Sequence[Scored], lexicon: Lexicon, level: int = 1) -
     labels = [sample.labels for sample in scored]
     words = [sample.words for sample in scored]
     groups = [sample.group for sample in scored]
-    constant_words, constant = best_constant(labels, lexicon, level)
+    constant_words, constant = best_constant(labels, lexicon, levels)
     others = [sample.baseline for sample in scored if sample.baseline is not None]
     paired = len(others) == len(scored)
+
+    def pairs(answers: Sequence[Sequence[str]]) -> list[Pair]:
+        return list(zip(labels, answers, strict=True))
+
+    def scores(answers: Sequence[Sequence[str]]) -> tuple[CorpusScore, ...]:
+        cited = [signature(lexicon, le, parser=parser, extractor=extractor) for le in levels]
+        return tuple(
+            score_pairs(pairs(answers), lexicon, level, cited=name)
+            for level, name in zip(levels, cited, strict=True)
+        )
+
+    def statistic(answers: Sequence[Sequence[str]]) -> Statistic:
+        return mean_of([ew_statistic(pairs(answers), lexicon, level) for level in levels])
+
+    own, own_scores = statistic(words), scores(words)
     return Evaluation(
-        score=score_corpus(list(zip(labels, words, strict=True)), lexicon, level),
-        interval=bootstrap(labels, [words], groups, lexicon, level=level),
+        f=_mean_f(own_scores),
+        scores=own_scores,
+        interval=bootstrap(own, groups),
         constant_words=constant_words,
-        constant=constant.f,
-        over_constant=bootstrap(
-            labels, [words], groups, lexicon, baseline=[[constant_words] * len(words)], level=level
-        ),
-        ceiling=score_corpus(list(zip(labels, labels, strict=True)), lexicon, level).f,
+        constant=constant,
+        over_constant=bootstrap(difference(own, statistic([constant_words] * len(words))), groups),
+        ceiling=_mean_f(scores(labels)),
         distinct_answers=len({frozenset(answer) for answer in words}),
         clips=len(scored),
         groups=len(set(groups)),
-        baseline=score_corpus(list(zip(labels, others, strict=True)), lexicon, level)
-        if paired
-        else None,
-        over_baseline=bootstrap(labels, [words], groups, lexicon, baseline=[others], level=level)
-        if paired
-        else None,
-        signature=signature(lexicon, level),
+        baseline=_mean_f(scores(others)) if paired else None,
+        over_baseline=bootstrap(difference(own, statistic(others)), groups) if paired else None,
     )
+
+
+def _mean_f(scores: Sequence[CorpusScore]) -> float:
+    return sum(score.f for score in scores) / len(scores)
 
 
 def evaluation_row(result: Evaluation) -> dict[str, object]:
     """An evaluation as one JSON object."""
-
-    def bounds(interval: Interval | None) -> dict[str, float] | None:
-        if interval is None:
-            return None
-        return {"value": interval.value, "low": interval.low, "high": interval.high}
-
     score = result.score
     return {
-        "f": score.f,
-        "precision": score.precision,
-        "recall": score.recall,
-        "interval": bounds(result.interval),
-        "by_wheel": [list(wheel) for wheel in score.by_wheel],
+        "f": result.f,
+        "precision": sum(s.precision for s in result.scores) / len(result.scores),
+        "recall": sum(s.recall for s in result.scores) / len(result.scores),
+        "interval": interval_row(result.interval),
+        "by_level": [
+            {
+                "f": s.f,
+                "precision": s.precision,
+                "recall": s.recall,
+                "wheels": list(map(asdict, s.wheels)),
+            }
+            for s in result.scores
+        ],
         "constant": {"words": list(result.constant_words), "f": result.constant},
-        "over_constant": bounds(result.over_constant),
-        "baseline": None if result.baseline is None else result.baseline.f,
-        "over_baseline": bounds(result.over_baseline),
+        "over_constant": interval_row(result.over_constant),
+        "baseline": result.baseline,
+        "over_baseline": interval_row(result.over_baseline),
         "ceiling": result.ceiling,
         "coverage": score.coverage,
         "label_coverage": score.label_coverage,
@@ -150,9 +192,17 @@ def evaluation_row(result: Evaluation) -> dict[str, object]:
         "distinct_answers": result.distinct_answers,
         "clips": result.clips,
         "groups": result.groups,
-        "skipped": score.skipped,
+        "n": score.n,
+        "skipped": dict(score.skipped),
         "signature": result.signature,
     }
+
+
+def interval_row(interval: Interval | None) -> dict[str, float] | None:
+    """An interval as JSON; p is left out, it speaks of differences."""
+    if interval is None:
+        return None
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def scored_clips(
@@ -187,78 +237,3 @@ def scored_clips(
         )
         for clip in clips
     ]
-
-
-def read_words(path: Path) -> dict[str, tuple[str, ...]]:
-    """Words by id from a predictions file: `words`, or else read from `completion`.
-
-    Raises:
-        MissingFileError: there is no such file.
-        ProblemsError: wrong lines, all of them, with their numbers.
-    """
-    return {str(row["id"]): _words(row) for row in _read_rows(path)}
-
-
-def read_scored(path: Path, manifest: Path | None) -> list[Scored]:
-    """Predictions with their labels, inline or from a manifest.
-
-    Raises:
-        MissingFileError: a file does not exist.
-        ProblemsError: wrong lines, or samples without labels.
-    """
-    rows = _read_rows(path)
-    truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest is not None else {}
-    scored, problems = [], []
-    for row in rows:
-        name = str(row["id"])
-        clip = truth.get(name)
-        found = clip.labels if clip is not None else row.get("labels")
-        labels = tuple(parse_labels(found))
-        if not labels:
-            problems.append(f"{name!r} has no labels: write them inline or name --labels MANIFEST")
-        group = (clip.group if clip is not None else row.get("group")) or name
-        scored.append(Scored(name, labels, _words(row), str(group)))
-    if problems:
-        raise ProblemsError(str(path), problems)
-    return scored
-
-
-def _words(row: Mapping[str, object]) -> tuple[str, ...]:
-    if row.get("words") is not None:
-        return tuple(dict.fromkeys(parse_labels(row["words"])))
-    completion = parse_completion(str(row["completion"]))
-    return completion.words
-
-
-def _read_rows(path: Path) -> list[Mapping[str, object]]:
-    if not path.is_file():
-        raise MissingFileError(f"no predictions at {path}: give a .jsonl file that exists")
-    rows: list[Mapping[str, object]] = []
-    problems: list[str] = []
-    seen: set[str] = set()
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise ProblemsError(str(path), ["not UTF-8: save the file as UTF-8"]) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            problems.append(f"line {number}: not JSON")
-            continue
-        if not isinstance(row, dict) or "id" not in row:
-            problems.append(f"line {number}: no 'id'")
-        elif row.get("words") is None and row.get("completion") is None:
-            problems.append(f"line {number}: neither 'words' nor 'completion'")
-        elif str(row["id"]) in seen:
-            problems.append(f"line {number}: id {row['id']!r} stands above already")
-        else:
-            seen.add(str(row["id"]))
-            rows.append(row)
-    if not rows and not problems:
-        problems.append("the file holds no prediction")
-    if problems:
-        raise ProblemsError(str(path), problems)
-    return rows

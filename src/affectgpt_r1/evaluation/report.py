@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_sample
+from affectgpt_r1.emotion.score import sample_f
 from affectgpt_r1.errors import MediaError, MissingFileError
 from affectgpt_r1.evaluation.evaluate import Evaluation
 from affectgpt_r1.evaluation.predict import Prediction
@@ -83,7 +83,7 @@ def write_report(
     """
     said = {p.id: p for p in predictions}
     scored = [
-        (score_sample(clip.labels or (), said[clip.id].words, lexicon, level).f, clip)
+        (sample_f(clip.labels or (), said[clip.id].words, lexicon, level), clip)
         for clip in clips
         if clip.labels is not None and clip.id in said
     ]

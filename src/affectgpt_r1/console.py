@@ -1,0 +1,100 @@
+"""What people see on stderr while a command works: bars, or a line now and then, and tables.
+
+Nothing here writes to stdout: that is the command's answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from affectgpt_r1.errors import InputError
+
+people = Console(stderr=True)
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Progress on stderr; each bar is a function told how many of how many are done.
+
+    Bars on a terminal, now and then a line elsewhere. An input at fault leaves nothing but the one
+    line that says so.
+    """
+    if not people.is_terminal:
+        yield _line_by_line
+        return
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=people) as progress:
+
+        def bar(name: str) -> Callable[..., None]:
+            """A bar that appears when it is first told something."""
+            task: list[TaskID] = []
+
+            def told(done: int, total: int, note: str = "") -> None:
+                if not task:
+                    task.append(progress.add_task(name, total=total, note=""))
+                progress.update(task[0], completed=done, total=total, note=note)
+
+            return told
+
+        try:
+            yield bar
+        except InputError:
+            progress.live.transient = True
+            raise
+
+
+def _line_by_line(name: str) -> Callable[..., None]:
+    """Progress for a log: a line every half a minute."""
+    last_s = time.monotonic()
+
+    def told(done: int, total: int, note: str = "") -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= 30:
+            last_s = time.monotonic()
+            people.print(f"{name} {done}/{total} {note}", highlight=False, soft_wrap=True)
+
+    return told
+
+
+def steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]], None]:
+    """A bar told of training steps, with their figures beside it."""
+    shown = ("loss", "reward", "accuracy", "words_per_answer")
+
+    def step(done: int, total: int, figures: Mapping[str, float]) -> None:
+        note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
+        told(done, total, note)
+
+    return step
+
+
+def evaluation_table(result: Any) -> None:
+    """The figures of an evaluation, for people."""
+    table = Table(title=result.signature, title_justify="left")
+    for column in ("", "F", "95 % interval"):
+        table.add_column(column)
+    for name, value, interval in result.lines():
+        bounds = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
+        table.add_row(name, f"{value:.3f}", bounds)
+    people.print(table)

@@ -1,0 +1,193 @@
+"""Answers out of a file: anybody's predictions, as JSON Lines, with or without their labels.
+
+A row names its sample (`id` or `name`) and gives `prediction` (a text or a list), `words`, or
+`completion` (read by `dialogue.parse_completion`); null is an answer that could not be obtained.
+What is scored how, this module does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from affectgpt_r1.clips import read_manifest
+from affectgpt_r1.dialogue import parse_completion
+from affectgpt_r1.emotion.labels import parse_labels
+from affectgpt_r1.emotion.score import Answer
+from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
+
+_ANSWERS = ("words", "prediction", "completion")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """One answer as the file has it.
+
+    Attributes:
+        id: of the sample.
+        labels: the true words, or a number where the truth is an intensity; None: not given.
+        prediction: words or a text; None where it could not be obtained.
+        group: samples of one group are not independent.
+        sentiment: positive, negative, neutral, where the file gives it.
+        dataset, checkpoint: of MER-UniBench's files.
+    """
+
+    id: str
+    labels: Answer | float
+    prediction: Answer
+    group: str
+    sentiment: str | None = None
+    dataset: str | None = None
+    checkpoint: str | None = None
+
+
+def read_answers(
+    path: Path, manifest: Path | None = None, *, group: str = "group", need_labels: bool = True
+) -> list[AnswerRow]:
+    """Read a file of answers; labels stand in it or in a manifest.
+
+    Args:
+        path: JSON Lines; `-` reads standard input.
+        manifest: labelled clips; each must have an answer.
+        group: the column (or the manifest's) that names a sample's group.
+        need_labels: whether a row without labels is at fault.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ProblemsError: wrong lines, all of them, with their numbers.
+        InputError: clips of the manifest have no answer.
+    """
+    source, text = _text(path)
+    truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest is not None else None
+    rows: list[AnswerRow] = []
+    problems: list[str] = []
+    seen: set[tuple[object, ...]] = set()
+    grouped = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found = _row(row, group)
+            grouped = grouped or found.group != found.id
+        except (ValueError, RecursionError) as error:
+            problems.append(f"line {number}: {_reason(error)}")
+            continue
+        if truth is not None:
+            if found.id not in truth:
+                continue
+            clip = truth[found.id]
+            own = found.group if found.group != found.id else clip.group or found.id
+            found = replace(found, labels=clip.labels, group=own)
+        name = (found.id, found.dataset, found.checkpoint)
+        if name in seen:
+            problems.append(f"line {number}: id {found.id!r} stands above already")
+        elif need_labels and found.labels is None:
+            problems.append(
+                f"line {number}: {found.id!r} has no labels: write `labels` or `label` "
+                "into the row or name --labels MANIFEST"
+            )
+        else:
+            seen.add(name)
+            rows.append(found)
+    if not rows and not problems:
+        problems.append("no prediction to score is in it")
+    if problems:
+        raise ProblemsError(source, problems)
+    if group != "group" and not grouped:
+        raise InputError(f"{source} has no column {group!r} to group by: name one with --group")
+    if truth is not None and len(rows) < len(truth):
+        lacking = sorted(truth.keys() - {row.id for row in rows})
+        raise InputError(
+            f"{source} has no prediction for {len(lacking)} of {len(truth)} clips of the manifest "
+            f"(first: {lacking[0]!r}): a score over the rest would be another's"
+        )
+    return rows
+
+
+def read_words(path: Path) -> dict[str, tuple[str, ...]]:
+    """Words by id from a file of predictions; without those that could not be obtained.
+
+    Raises:
+        MissingFileError, ProblemsError: as `read_answers`.
+    """
+    rows = read_answers(path, need_labels=False)
+    return {
+        row.id: tuple(dict.fromkeys(parse_labels(row.prediction)))
+        for row in rows
+        if row.prediction is not None
+    }
+
+
+def _text(path: Path) -> tuple[str, str]:
+    source = "standard input" if str(path) == "-" else str(path)
+    if source == str(path) and not path.is_file():
+        raise MissingFileError(f"no predictions at {path}: give a .jsonl file that exists")
+    content = path.read_bytes() if source == str(path) else sys.stdin.buffer.read()
+    try:
+        return source, content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ProblemsError(source, ["not UTF-8: save the file as UTF-8"]) from None
+
+
+def _row(row: Any, group: str) -> AnswerRow:
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
+    name = row.get("name") if row.get("id") is None else row["id"]
+    if name is None:
+        raise ValueError("no 'id'")
+    labels = row.get("labels", row.get("label"))
+    if not (labels is None or isinstance(labels, str) or _is_number(labels) or _is_texts(labels)):
+        raise ValueError("the labels are neither words nor a number")
+    sentiment, dataset, checkpoint = (row.get(k) for k in ("sentiment", "dataset", "checkpoint"))
+    return AnswerRow(
+        id=str(name),
+        labels=labels,
+        prediction=_prediction(row),
+        group=str(name if row.get(group) in (None, "") else row[group]),
+        sentiment=None if sentiment is None else str(sentiment),
+        dataset=None if dataset is None else str(dataset),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+    )
+
+
+def _prediction(row: Mapping[str, object]) -> Answer:
+    given = [key for key in _ANSWERS if key in row]
+    if not given and row.get("sentiment") is None:
+        raise ValueError(f"none of {', '.join(map(repr, _ANSWERS))}")
+    key = next((key for key in given if row[key] is not None), None)
+    if key is None:
+        return None
+    value = row[key]
+    if isinstance(value, list) and _is_texts(value):
+        return [str(word) for word in value]
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is neither a text nor a list of texts")
+    return parse_completion(value).words if key == "completion" else value
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max
+
+
+def _reason(error: Exception) -> str:
+    return "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+
+
+def texts_of(rows: Sequence[AnswerRow]) -> list[str | None]:
+    """The predictions as texts, for an extractor."""
+    return [
+        row.prediction if isinstance(row.prediction, str | None) else ", ".join(row.prediction)
+        for row in rows
+    ]

@@ -1,0 +1,461 @@
+"""A file of answers to a score that can be cited: metric, presets, comparison, tables.
+
+Everything that `affectgpt-r1 score` does but its options. A preset is the combination of lexicon,
+ring and parser by which a published number was made (METRIC.md); the score itself is `emotion`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_cache_path
+
+from affectgpt_r1.emotion.ask import Server, ask_sentiments, ask_words
+from affectgpt_r1.emotion.extract import extract_words
+from affectgpt_r1.emotion.hit import best_constant_hit, hit_pairs
+from affectgpt_r1.emotion.labels import Parser, parse_labels
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import Answer, Pair, sample_f, sample_wheels, signature
+from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
+from affectgpt_r1.emotion.significance import (
+    Interval,
+    Statistic,
+    bootstrap,
+    difference,
+    ew_statistic,
+    hit_statistic,
+    holm,
+    mean_of,
+    waf_statistic,
+)
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation.answers import AnswerRow, texts_of
+from affectgpt_r1.evaluation.evaluate import (
+    Scored,
+    evaluate_words,
+    evaluation_row,
+    interval_row,
+)
+from affectgpt_r1.files import write_whole
+
+Metric = Literal["ew", "hit", "sentiment"]
+Format = Literal["json", "text", "markdown", "latex"]
+PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]
+
+_TABULATE = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How answers are scored.
+
+    Attributes:
+        metric: ew, hit, or sentiment.
+        lexicon: name of the lexicon.
+        levels: rings of the wheels; the score is the mean over them.
+        parser: reads labels and answers.
+    """
+
+    metric: Metric = "ew"
+    lexicon: str = "builtin"
+    levels: tuple[int, ...] = (1,)
+    parser: Parser = "robust"
+
+
+#: The published combinations (METRIC.md, "Score"), and this project's own.
+PRESETS: Mapping[PresetName, Rule] = {
+    "mer2025-track2": Rule("ew", "mer2025", (1, 2), "reference"),
+    "mer2026-track2": Rule("ew", "mer2026", (1,), "reference"),
+    "ovmerd-plus": Rule("ew", "mer2025", (1,), "reference"),
+    "builtin": Rule(),
+}
+
+
+def rule_of(
+    preset: PresetName | None,
+    metric: Metric | None,
+    lexicon: str | None,
+    level: int | None,
+    parser: Parser | None,
+) -> Rule:
+    """The rule that options amount to; what is None is the preset's, or else the default.
+
+    Raises:
+        InputError: an option contradicts the preset.
+    """
+    rule = PRESETS[preset] if preset is not None else Rule()
+    chosen = Rule(
+        metric or rule.metric,
+        lexicon or rule.lexicon,
+        rule.levels if level is None else (level,),
+        parser or rule.parser,
+    )
+    if preset is not None and chosen != rule:
+        against = [f.name for f in fields(Rule) if getattr(chosen, f.name) != getattr(rule, f.name)]
+        raise InputError(
+            f"--preset {preset} fixes {', '.join(against)}: leave the option out, or the preset"
+        )
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is made of predictions before they are scored.
+
+    Attributes:
+        words: what takes words out of prose: none, lexical (`emotion.extract`) or openai
+            (`emotion.ask`).
+        sentiments: given (the file's, and the lexicon's polarity where it has none), lexicon
+            (polarity alone) or openai.
+        server, model: of openai.
+    """
+
+    words: Literal["none", "lexical", "openai"] = "none"
+    sentiments: Literal["given", "lexicon", "openai"] = "given"
+    server: str | None = None
+    model: str | None = None
+
+    @property
+    def extractor(self) -> str:
+        """For the signature."""
+        return f"openai:{self.model}" if self.words == "openai" else self.words
+
+
+def read_predictions(
+    rows: Sequence[AnswerRow],
+    reading: Reading,
+    metric: Metric,
+    lexicon: Lexicon,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[AnswerRow]:
+    """Rows with the words, and for the sentiment metric the sentiments, that a reading finds.
+
+    Raises:
+        InputError: the server or its model is not named.
+    """
+    if metric != "sentiment" and reading.sentiments != "given":
+        raise InputError(f"--sentiments {reading.sentiments} is for --metric sentiment alone")
+    texts = texts_of(rows)
+    cache = user_cache_path("affectgpt-r1") / "asked"
+    asks = "openai" in (reading.words, reading.sentiments)
+    if asks and not (reading.server and reading.model):
+        raise InputError("openai needs --server URL and --server-model NAME")
+    server = Server(reading.server or "", reading.model or "")
+    found: Sequence[Answer] = [row.prediction for row in rows]
+    if reading.words == "lexical":
+        found = [None if text is None else extract_words(text, lexicon) for text in texts]
+    elif reading.words == "openai":
+        found = ask_words(texts, server, cache, progress)
+    sentiments: Sequence[str | None] = [row.sentiment for row in rows]
+    if reading.sentiments == "openai":
+        sentiments = ask_sentiments(texts, server, cache, progress)
+        found = [None if s is None else words for s, words in zip(sentiments, found, strict=True)]
+    elif reading.sentiments == "lexicon":
+        sentiments = [None] * len(rows)
+    return [
+        replace(row, prediction=words, sentiment=sentiment)
+        for row, words, sentiment in zip(rows, found, sentiments, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows that can be scored, and the number that cannot.
+
+    Attributes:
+        rows: with a prediction.
+        pairs: their labels and words, as the parser returns them (no words for sentiment labels).
+        failed: rows whose prediction could not be obtained: left out.
+    """
+
+    rows: tuple[AnswerRow, ...]
+    pairs: tuple[Pair, ...]
+    failed: int
+
+
+def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
+    """Parse rows for a metric.
+
+    Raises:
+        InputError: labels of the wrong kind for the metric, or a sample that is answered twice.
+    """
+    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{source}: {twice[0]!r} is answered twice: give each checkpoint and set a file of "
+            "its own, or name them in the columns `checkpoint` and `dataset` for `unibench`"
+        )
+    numbers = [isinstance(row.labels, int | float) for row in rows]
+    if any(numbers) != (rule.metric == "sentiment") or any(numbers) != all(numbers):
+        wanted = "numbers (intensities)" if rule.metric == "sentiment" else "emotion words"
+        wrong = next(
+            r for r, n in zip(rows, numbers, strict=True) if n != (rule.metric == "sentiment")
+        )
+        raise InputError(
+            f"{source}: --metric {rule.metric} needs labels that are {wanted}, and those of "
+            f"{wrong.id!r} are not: choose another metric"
+        )
+    given = [
+        row
+        for row in rows
+        if row.prediction is not None or (rule.metric == "sentiment" and row.sentiment is not None)
+    ]
+    pairs = [
+        (
+            () if rule.metric == "sentiment" else tuple(parse_labels(row.labels, rule.parser)),
+            tuple(parse_labels(row.prediction, rule.parser)),
+        )
+        for row in given
+    ]
+    return Kept(tuple(given), tuple(pairs), len(rows) - len(given))
+
+
+def score_row(
+    kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading | None = None
+) -> dict[str, object]:
+    """The score of one system, with all that should stand beside it, as a JSON object."""
+    if not kept.rows:
+        raise InputError("none of the predictions could be obtained: there is nothing to score")
+    reading = reading or Reading()
+    if rule.metric == "ew":
+        row = _ew_row(kept, rule, lexicon, reading.extractor)
+    elif rule.metric == "hit":
+        row = _hit_row(kept, rule, lexicon, reading.extractor)
+    else:
+        row = _sentiment_row(kept, rule, lexicon, reading)
+    if kept.failed:
+        skipped = row["skipped"]
+        assert isinstance(skipped, dict)
+        skipped["no prediction"] = skipped.get("no prediction", 0) + kept.failed
+    return row
+
+
+def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon, extractor: str) -> dict[str, object]:
+    scored = [
+        Scored(row.id, tuple(labels), tuple(words), row.group)
+        for row, (labels, words) in zip(kept.rows, kept.pairs, strict=True)
+    ]
+    result = evaluate_words(scored, lexicon, rule.levels, parser=rule.parser, extractor=extractor)
+    row = evaluation_row(result)
+    del row["baseline"], row["over_baseline"]
+    return row
+
+
+def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon, extractor: str) -> dict[str, object]:
+    cited = signature(lexicon, 1, metric="hit", parser=rule.parser, extractor=extractor)
+    score = hit_pairs(kept.pairs, lexicon, cited=cited)
+    constant_words, constant = best_constant_hit([labels for labels, _ in kept.pairs], lexicon)
+    interval = bootstrap(hit_statistic(kept.pairs, lexicon), [row.group for row in kept.rows])
+    return {
+        "hit": score.hit,
+        "interval": interval_row(interval),
+        "wheels": list(score.wheels),
+        "constant": {"words": list(constant_words), "hit": constant},
+        "coverage": score.coverage,
+        "words_per_answer": score.words_per_answer,
+        "n": score.n,
+        "skipped": dict(score.skipped),
+        "signature": score.signature,
+    }
+
+
+def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> dict[str, object]:
+    labels, said = _intensities(kept), _sentiments(kept, lexicon)
+    score = sentiment_scores(labels, said)
+    interval = bootstrap(waf_statistic(labels, said), [row.group for row in kept.rows])
+    by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in _SIGNS}
+    best = max(_SIGNS, key=lambda sign: by_sign[sign])
+    given = sum(row.sentiment is not None for row in kept.rows)
+    source = "given" if given == len(kept.rows) else "lexicon" if not given else "mixed"
+    if reading.sentiments == "openai":
+        source = f"openai:{reading.model}"
+    return {
+        "waf": score.waf,
+        "interval": interval_row(interval),
+        "accuracy": score.accuracy,
+        "constant": {"sentiment": best, "waf": by_sign[best]},
+        "n": score.n,
+        "skipped": dict(score.skipped),
+        "sentiments_given": given,
+        "by_polarity": _by_polarity(kept, labels, lexicon),
+        "signature": signature(
+            lexicon, None, metric="sentiment", parser=rule.parser, extractor=reading.extractor
+        )
+        + f"|sentiment:{source}",
+    }
+
+
+def _by_polarity(kept: Kept, labels: Sequence[float], lexicon: Lexicon) -> dict[str, float] | None:
+    """Where sentiments and words are given: what the lexicon would have made of the words."""
+    given = [(row.sentiment, words) for row, (_, words) in zip(kept.rows, kept.pairs, strict=True)]
+    if any(sentiment is None or not words for sentiment, words in given):
+        return None
+    said = [sentiment_of(words, lexicon) for _, words in given]
+    agreement = sum(a == b for a, (b, _) in zip(said, given, strict=True)) / len(given)
+    return {"agreement": agreement, "waf": sentiment_scores(labels, said).waf}
+
+
+_SIGNS = ("positive", "negative")
+
+
+def _intensities(kept: Kept) -> list[float]:
+    return [float(row.labels) for row in kept.rows if isinstance(row.labels, int | float)]
+
+
+def _sentiments(kept: Kept, lexicon: Lexicon) -> list[str]:
+    return [
+        row.sentiment if row.sentiment is not None else sentiment_of(words, lexicon)
+        for row, (_, words) in zip(kept.rows, kept.pairs, strict=True)
+    ]
+
+
+def statistic_of(kept: Kept, rule: Rule, lexicon: Lexicon) -> Statistic:
+    """The metric as a function of the samples' weights."""
+    if rule.metric == "ew":
+        return mean_of([ew_statistic(kept.pairs, lexicon, level) for level in rule.levels])
+    if rule.metric == "hit":
+        return hit_statistic(kept.pairs, lexicon)
+    return waf_statistic(_intensities(kept), _sentiments(kept, lexicon))
+
+
+def compare(
+    one: Kept, others: Mapping[str, Kept], rule: Rule, lexicon: Lexicon
+) -> list[dict[str, object]]:
+    """Each other system's score, and the paired difference of the first to it.
+
+    Samples that one side has no prediction for are left out of that pair, and counted. p is the
+    two-sided bootstrap value, `p_holm` the same corrected for the number of comparisons.
+
+    Raises:
+        InputError: the systems answered other samples, or other labels.
+    """
+    rows: list[dict[str, object]] = []
+    intervals: list[Interval] = []
+    for name, other in others.items():
+        left, right = _paired(one, other, name)
+        interval = bootstrap(
+            difference(statistic_of(left, rule, lexicon), statistic_of(right, rule, lexicon)),
+            [row.group for row in left.rows],
+        )
+        value = bootstrap(statistic_of(right, rule, lexicon), [r.group for r in right.rows])
+        intervals.append(interval)
+        rows.append(
+            {
+                "system": name,
+                rule.metric: interval_row(value),
+                "difference": interval_row(interval),
+                "n_paired": len(left.rows),
+                "n_unpaired": len(one.rows) + len(other.rows) - 2 * len(left.rows),
+            }
+        )
+    for row, interval, corrected in zip(
+        rows, intervals, holm([i.p for i in intervals]), strict=True
+    ):
+        row["p"], row["p_holm"] = interval.p, corrected
+    return rows
+
+
+def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
+    """The samples that both answered, in one order."""
+    places = {row.id: i for i, row in enumerate(other.rows)}
+    common = [(i, places[row.id]) for i, row in enumerate(one.rows) if row.id in places]
+    if not common:
+        raise InputError(f"{name} answers none of the samples: compare systems on the same ids")
+    for i, j in common:
+        if (one.rows[i].labels, one.pairs[i][0]) != (other.rows[j].labels, other.pairs[j][0]):
+            raise InputError(
+                f"{name} has other labels for {one.rows[i].id!r}: compare systems on the same data"
+            )
+
+    def part(kept: Kept, places: Sequence[int]) -> Kept:
+        return replace(
+            kept,
+            rows=tuple(kept.rows[i] for i in places),
+            pairs=tuple(kept.pairs[i] for i in places),
+        )
+
+    return part(one, [i for i, _ in common]), part(other, [j for _, j in common])
+
+
+def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
+    """What each sample contributes: JSON Lines, whole or not at all."""
+    lines = []
+    sentiments = _sentiments(kept, lexicon) if rule.metric == "sentiment" else None
+    for i, (row, (labels, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
+        sample: dict[str, object] = {"id": row.id, "labels": row.labels, "words": list(words)}
+        if sentiments is not None:
+            sample["sentiment"] = sentiments[i]
+        elif rule.metric == "hit":
+            wheels = sample_wheels(labels, words, lexicon)
+            sample["hits"] = [None if f is None else f > 0 for f in wheels]
+        else:
+            fs = [sample_f(labels, words, lexicon, level) for level in rule.levels]
+            sample["f"] = sum(fs) / len(fs)
+            sample["wheels"] = [sample_wheels(labels, words, lexicon, le) for le in rule.levels]
+        sample["unknown"] = [word for word in words if not lexicon.knows(word)]
+        lines.append(json.dumps(sample))
+    try:
+        write_whole(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): name another file"
+        ) from None
+
+
+def render(row: Mapping[str, object], form: Format) -> str:
+    """A score as JSON, or as a table of its figures for people and papers."""
+    if form == "json":
+        return json.dumps(row, ensure_ascii=False)
+    cells = [[name, *values] for name, values in _figures(row)]
+    text = table(cells, ["", "value", "95 % interval"], form)
+    cited = row["signature"]
+    return f"% {cited}\n{text}" if form == "latex" else f"{text}\n\n{cited}"
+
+
+def table(cells: Sequence[Sequence[str]], headers: Sequence[str], form: Format) -> str:
+    """Cells as a table in plain text, Markdown or LaTeX."""
+    from tabulate import tabulate
+
+    return tabulate(cells, headers, tablefmt=_TABULATE[form], disable_numparse=True)
+
+
+def _figures(row: Mapping[str, object]) -> list[tuple[str, tuple[str, str]]]:
+    """Name, value and interval of every figure of a score."""
+    figures: list[tuple[str, tuple[str, str]]] = []
+    for name, value in row.items():
+        title = name.replace("_", " ")
+        if name in ("f", "hit", "waf"):
+            figures.append((title, (_number(value), _bounds(row.get("interval")))))
+        elif name == "constant" and isinstance(value, dict):
+            what, score = value.values()
+            words = what if isinstance(what, str) else ", ".join(what)
+            figures.append((f"best constant answer ({words})", (_number(score), "")))
+        elif name == "over_constant" and isinstance(value, dict):
+            figures.append((title, (_number(value["value"]), _bounds(value))))
+        elif name == "skipped" and isinstance(value, dict):
+            figures += [
+                (f"left out: {reason}", (str(count), "")) for reason, count in value.items()
+            ]
+        elif name == "compared" and isinstance(value, list):
+            for other in value:
+                gap = other["difference"]
+                note = f"{_bounds(gap)} p {other['p_holm']:.3f}"
+                figures.append((f"minus {other['system']}", (_number(gap["value"]), note)))
+        elif isinstance(value, int | float):
+            figures.append((title, (_number(value), "")))
+    return figures
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _bounds(interval: object) -> str:
+    if not isinstance(interval, dict):
+        return ""
+    return f"{interval['low']:.4f} to {interval['high']:.4f}"

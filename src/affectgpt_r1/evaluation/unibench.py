@@ -1,0 +1,199 @@
+"""MER-UniBench: nine data sets, one table (METRIC.md, "MER-UniBench").
+
+The authors report, for each data set, the checkpoint that is best on its own test set. That is
+optimistic, so a fixed checkpoint stands in a column of its own, and the two are never mixed. A set
+without predictions is shown as missing, and no mean is formed over fewer than nine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation.answers import AnswerRow, read_answers
+from affectgpt_r1.evaluation.scoring import Metric, Rule, keep, score_row
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSet:
+    """A data set of the benchmark: its metric and the number of its test samples."""
+
+    title: str
+    metric: Metric
+    n: int
+
+
+#: In the order of the published table.
+SETS: Mapping[str, BenchSet] = {
+    "mer2023": BenchSet("MER2023", "hit", 411),
+    "mer2024": BenchSet("MER2024", "hit", 1169),
+    "meld": BenchSet("MELD", "hit", 2610),
+    "iemocap": BenchSet("IEMOCAP (4)", "hit", 1241),
+    "cmumosi": BenchSet("CMU-MOSI", "sentiment", 686),
+    "cmumosei": BenchSet("CMU-MOSEI", "sentiment", 4659),
+    "chsims": BenchSet("CH-SIMS", "sentiment", 457),
+    "chsimsv2": BenchSet("CH-SIMS v2", "sentiment", 1034),
+    "ovmerdplus": BenchSet("OV-MERD+", "ew", 532),
+}
+_ALIASES = {
+    "iemocap4": "iemocap",
+    "iemocapfour": "iemocap",
+    "sims": "chsims",
+    "simsv2": "chsimsv2",
+    "ovmerd": "ovmerdplus",
+}
+_MAIN = {"hit": "hit", "sentiment": "waf", "ew": "f"}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """One line of the table.
+
+    Attributes:
+        title, metric, expected_n: of the data set.
+        fixed: the score of the fixed checkpoint; None: it has no predictions for this set.
+        best: the score of the checkpoint that is best on this very set, as published.
+        best_checkpoint: which that is.
+        n: rows that the fixed (or else the best) checkpoint answered.
+        signature: of the score.
+    """
+
+    title: str
+    metric: str
+    expected_n: int
+    fixed: float | None
+    best: float | None
+    best_checkpoint: str | None
+    n: int
+    signature: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The table; means are None unless all nine sets are there.
+
+    Attributes:
+        rows: nine, missing sets among them.
+        fixed_checkpoint: whose scores the fixed column holds.
+        fixed_mean, best_mean: plain means of the nine, times 100.
+    """
+
+    rows: tuple[BenchRow, ...]
+    fixed_checkpoint: str
+    fixed_mean: float | None
+    best_mean: float | None
+
+
+def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
+    """Rows of all files; where a row names no checkpoint, the file's name is it.
+
+    Raises:
+        InputError: a row names no data set, or one that is not of the benchmark.
+    """
+    rows = []
+    for path in paths:
+        for row in read_answers(path):
+            name = re.sub(r"[^a-z0-9]", "", (row.dataset or "").lower().replace("+", "plus"))
+            name = _ALIASES.get(name, name)
+            if name not in SETS:
+                raise InputError(
+                    f"{path}: {row.id!r} is of data set {row.dataset!r}, which is none of "
+                    f"{', '.join(SETS)}: name it in the column `dataset`"
+                )
+            rows.append(replace(row, dataset=name, checkpoint=row.checkpoint or path.stem))
+    return rows
+
+
+def bench(
+    rows: Sequence[AnswerRow],
+    lexicon: Lexicon,
+    rule: Rule,
+    checkpoint: str | None = None,
+) -> Bench:
+    """Score every set at every checkpoint.
+
+    Args:
+        rows: from `read_bench`.
+        lexicon, rule: as published mer2025 and the reference parser; the metric is the set's.
+        checkpoint: the fixed one; None: the last by name, numbers in their order. It is chosen
+            without a look at the scores.
+
+    Raises:
+        InputError: no row is of that checkpoint, or a set has the same id twice.
+    """
+    named = sorted({row.checkpoint or "" for row in rows}, key=lambda name: (_natural(name), name))
+    fixed = checkpoint if checkpoint is not None else named[-1]
+    if fixed not in named:
+        raise InputError(f"no prediction is of checkpoint {fixed!r}: there are {', '.join(named)}")
+    table = []
+    for key, kind in SETS.items():
+        scores: dict[str, tuple[float, int, str]] = {}
+        for name in named:
+            part = [row for row in rows if row.dataset == key and row.checkpoint == name]
+            if part:
+                of_set = replace(rule, metric=kind.metric, levels=(1,))
+                kept = keep(part, of_set, f"{key} at {name}")
+                if not kept.rows:
+                    continue
+                row = score_row(kept, of_set, lexicon)
+                value = row[_MAIN[kind.metric]]
+                assert isinstance(value, float)
+                scores[name] = (value, len(kept.rows), str(row["signature"]))
+        best = max(scores, key=lambda name: scores[name][0], default=None)
+        shown = fixed if fixed in scores else best
+        table.append(
+            BenchRow(
+                kind.title,
+                _MAIN[kind.metric],
+                kind.n,
+                scores[fixed][0] if fixed in scores else None,
+                scores[best][0] if best is not None else None,
+                best,
+                scores[shown][1] if shown is not None else 0,
+                scores[shown][2] if shown is not None else None,
+            )
+        )
+    return Bench(
+        tuple(table),
+        fixed,
+        _mean([row.fixed for row in table]),
+        _mean([row.best for row in table]),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return 100 * sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Names in the order in which people count: step-9 before step-10."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+    ]
+
+
+def bench_lines(result: Bench) -> list[list[str]]:
+    """The table's cells: data set, metric, rows, fixed and best checkpoint."""
+
+    def cell(value: float | None) -> str:
+        return "missing" if value is None else f"{100 * value:.2f}"
+
+    lines = [
+        [
+            row.title,
+            row.metric.upper(),
+            f"{row.n} of {row.expected_n}",
+            cell(row.fixed),
+            cell(row.best) + (f" ({row.best_checkpoint})" if row.best_checkpoint else ""),
+        ]
+        for row in result.rows
+    ]
+    means = ["" if m is None else f"{m:.2f}" for m in (result.fixed_mean, result.best_mean)]
+    lines.append(["mean of nine", "", "", *(m or "not all sets are there" for m in means)])
+    return lines
