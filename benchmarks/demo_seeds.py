@@ -21,9 +21,16 @@ from pathlib import Path
 
 from affectgpt_r1.clips import read_manifest
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import best_constant
-from affectgpt_r1.emotion.significance import Interval, bootstrap
-from affectgpt_r1.evaluation.evaluate import read_words
+from affectgpt_r1.emotion.score import best_constant, signature
+from affectgpt_r1.emotion.significance import (
+    Interval,
+    Statistic,
+    bootstrap,
+    difference,
+    ew_statistic,
+    mean_of,
+)
+from affectgpt_r1.evaluation.answers import read_words
 
 #: What is left out at inference, and the folder of the evaluation.
 VARIANTS = {
@@ -82,7 +89,7 @@ def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
     clips = read_manifest(data / "test.jsonl")
     labels = [clip.labels or () for clip in clips]
     groups = [clip.group or clip.id for clip in clips]
-    constant_words, constant = best_constant(labels, lexicon)
+    constant_words, constant_f = best_constant(labels, lexicon)
 
     def answers(name: str) -> list[list[tuple[str, ...]]]:
         found = [
@@ -91,34 +98,32 @@ def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
         ]
         return [[words[clip.id] for clip in clips] for words in found]
 
-    def interval(name: str, other: str | None = None) -> dict[str, float]:
-        baseline = None if other is None else answers(other)
-        return _row(bootstrap(labels, answers(name), groups, lexicon, baseline=baseline))
+    def system(runs: Sequence[Sequence[tuple[str, ...]]]) -> Statistic:
+        return mean_of([ew_statistic(list(zip(labels, run, strict=True)), lexicon) for run in runs])
 
-    best = [[constant_words] * len(clips)]
-    final = answers("grpo")
+    def interval(one: Statistic, other: Statistic | None = None) -> dict[str, float]:
+        return _row(bootstrap(one if other is None else difference(one, other), groups))
+
+    best = system([[constant_words] * len(clips)])
+    cold, final = system(answers("cold-start")), system(answers("grpo"))
+    left_out = {name: system(answers(name.replace(" ", "-"))) for name in VARIANTS}
     return {
         "seeds": list(seeds),
         "clips": len(clips),
         "lines": len(set(groups)),
-        "signature": constant.signature,
-        "constant": {"words": list(constant_words), "f": constant.f},
+        "signature": signature(lexicon),
+        "constant": {"words": list(constant_words), "f": constant_f},
         "by_seed": {
-            name: [
-                bootstrap(labels, [run], groups, lexicon, resamples=1).value
-                for run in answers(name)
-            ]
+            name: [bootstrap(system([run]), groups, resamples=1).value for run in answers(name)]
             for name in ("cold-start", "grpo")
         },
-        "cold start": interval("cold-start"),
-        "GRPO": interval("grpo"),
-        "GRPO - cold start": interval("grpo", "cold-start"),
-        "GRPO - best constant": _row(bootstrap(labels, final, groups, lexicon, baseline=best)),
-        "cold start - best constant": _row(
-            bootstrap(labels, answers("cold-start"), groups, lexicon, baseline=best)
-        ),
-        **{f"{name} - GRPO": interval(name.replace(" ", "-"), "grpo") for name in VARIANTS},
-        "distinct answers": [len({frozenset(words) for words in run}) for run in final],
+        "cold start": interval(cold),
+        "GRPO": interval(final),
+        "GRPO - cold start": interval(final, cold),
+        "GRPO - best constant": interval(final, best),
+        "cold start - best constant": interval(cold, best),
+        **{f"{name} - GRPO": interval(other, final) for name, other in left_out.items()},
+        "distinct answers": [len({frozenset(words) for words in run}) for run in answers("grpo")],
         "words per answer": [
             sum(len(words) for words in run) / len(run)
             for name in ("cold-start", "grpo")

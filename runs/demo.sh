@@ -11,14 +11,14 @@ FEATURES=$DATA/features
 affectgpt-r1 prepare demo "$DATA"
 
 affectgpt-r1 train cold-start small-cold-start \
-  --set data.train="$DATA/train.jsonl" --set data.test="$DATA/test.jsonl" \
+  --set data.train="$DATA/cold-start.jsonl" --set data.test="$DATA/test.jsonl" \
   --set data.cache="$FEATURES" --set run.output="$OUT/cold-start" --set run.seed="$SEED"
 
 affectgpt-r1 evaluate "$OUT/cold-start" "$DATA/test.jsonl" \
   --cache "$FEATURES" --out "$OUT/evaluation/cold-start"
 
 affectgpt-r1 train grpo small-grpo --set model="$OUT/cold-start" \
-  --set data.train="$DATA/train.jsonl" --set data.test="$DATA/test.jsonl" \
+  --set data.train="$DATA/grpo.jsonl" --set data.test="$DATA/test.jsonl" \
   --set data.cache="$FEATURES" --set run.output="$OUT/grpo" --set run.seed="$SEED"
 
 affectgpt-r1 evaluate "$OUT/grpo" "$DATA/test.jsonl" \

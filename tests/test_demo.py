@@ -16,8 +16,9 @@ from affectgpt_r1.media import MediaFlag, content_hash, read_media
 
 LINES = demo_lines()
 FEW = [
-    next(line for line in LINES if line.is_test),
-    *[line for line in LINES if not line.is_test][:2],
+    next(line for line in LINES if line.split == "test"),
+    next(line for line in LINES if line.split == "cold-start"),
+    next(line for line in LINES if line.split == "grpo"),
 ]
 
 
@@ -38,7 +39,7 @@ def test_there_are_enough_lines_and_each_is_its_own() -> None:
 
 
 def test_at_least_a_hundred_clips_are_held_out() -> None:
-    held_out = [take for line in LINES if line.is_test for take in line.takes]
+    held_out = [take for line in LINES if line.split == "test" for take in line.takes]
     assert len(held_out) >= 100
     assert len(held_out) < 0.35 * sum(len(line.takes) for line in LINES)
 
@@ -60,14 +61,15 @@ def test_the_same_face_and_voice_have_different_labels() -> None:
 
 def test_lines_are_split_not_renderings(made: tuple[Path, DemoSet]) -> None:
     _, sets = made
-    train, test = read_manifest(sets.train), read_manifest(sets.test)
-    assert not {clip.group for clip in train} & {clip.group for clip in test}
-    assert len(train) == 2 * sum(len(line.takes) for line in FEW[1:])
-    assert len(test) == len(FEW[0].takes)
+    parts = [read_manifest(path) for path in (sets.cold_start, sets.grpo, sets.test)]
+    groups = [{clip.group for clip in part} for part in parts]
+    assert len(set().union(*groups)) == sum(map(len, groups)) == len(FEW)
+    assert len(parts[0]) + len(parts[1]) == 2 * sum(len(line.takes) for line in FEW[1:])
+    assert len(parts[2]) == len(FEW[0].takes)
 
 
 def test_a_clip_is_a_real_file_with_a_face_and_a_voice(made: tuple[Path, DemoSet]) -> None:
-    for clip in read_manifest(made[1].train):
+    for clip in (*read_manifest(made[1].cold_start), *read_manifest(made[1].grpo)):
         media = read_media(clip)
         assert not media.flags & {MediaFlag.NO_FACE, MediaFlag.NO_AUDIO, MediaFlag.NO_VIDEO}
         assert np.abs(media.windows).max() > 0.05
@@ -77,8 +79,8 @@ def test_a_clip_is_a_real_file_with_a_face_and_a_voice(made: tuple[Path, DemoSet
 def test_renderings_differ_and_are_the_same_every_time(
     made: tuple[Path, DemoSet], tmp_path: Path
 ) -> None:
-    first = read_manifest(made[1].train)
-    again = read_manifest(write_demo(tmp_path, lines=FEW, renderings=2, workers=2).train)
+    first = read_manifest(made[1].grpo)
+    again = read_manifest(write_demo(tmp_path, lines=FEW, renderings=2, workers=2).grpo)
     hashes = [content_hash(clip) for clip in first]
     assert hashes == [content_hash(clip) for clip in again]
     assert len(set(hashes)) == len(hashes)

@@ -1,7 +1,7 @@
 """Make the constants of the signal-processing encoders from the clips of one or more manifests.
 
-    PYTHONPATH=src python tools/standardise.py --manifest demo/train.jsonl
-    PYTHONPATH=src python tools/standardise.py --manifest demo/train.jsonl real.jsonl
+    PYTHONPATH=src python tools/standardise.py --manifest demo/cold-start.jsonl demo/grpo.jsonl
+    PYTHONPATH=src python tools/standardise.py --manifest demo/*.jsonl real.jsonl
 
 Writes `oriented-gradients.json` and `speech-signal.json`: means and standard deviations of raw
 measurements, and a scale (src/affectgpt_r1/perception/standard.py). They are part of the encoders'

@@ -2,8 +2,9 @@
 
 Each line has one or two takes: face, tone of voice and labels. Some takes say one thing in words
 and another in face or voice, and many lines are said in two ways, so that no single part of a clip
-tells its labels. Lines are split into train and test, never their renderings. It is a toy with a
-known truth: good for seeing the whole system work, no evidence about real people.
+tells its labels. Lines are split, never their renderings: each phase of training has lines of its
+own, as in the paper (MER-Caption+, then MER2025-OV), and a part is held out from both. It is a toy
+with a known truth: good for seeing the whole system work, no evidence about real people.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fractions import Fraction
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import av
 import cv2
@@ -44,6 +46,7 @@ _X264 = {
     "threads": "1",
     "x264-params": "cpu-independent=1",
 }
+Split = Literal["cold-start", "grpo", "test"]
 #: Share of the lines, in percent, that are held out.
 TEST_PERCENT = 27
 
@@ -74,16 +77,23 @@ class DemoLine:
     takes: tuple[Take, ...]
 
     @property
-    def is_test(self) -> bool:
-        """Whether the line is held out: by a hash of its id, so that new lines move no old one."""
-        return int(hashlib.sha256(self.id.encode()).hexdigest(), 16) % 100 < TEST_PERCENT
+    def split(self) -> Split:
+        """What the line is for: by a hash of its id, so that new lines move no old one.
+
+        Of the lines that are not held out, a third is for cold start and two thirds for GRPO.
+        """
+        number = int(hashlib.sha256(self.id.encode()).hexdigest(), 16)
+        if number % 100 < TEST_PERCENT:
+            return "test"
+        return "cold-start" if number % 3 == 0 else "grpo"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoSet:
-    """Where the two manifests lie."""
+    """Where the manifests lie: one a phase, and the held-out clips."""
 
-    train: Path
+    cold_start: Path
+    grpo: Path
     test: Path
 
 
@@ -161,7 +171,7 @@ def write_demo(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> DemoSet:
-    """Render the demo clips and write `train.jsonl` and `test.jsonl`.
+    """Render the demo clips and write a manifest a split (`cold-start.jsonl`, ...).
 
     A clip's pixels and samples depend on the seed, its take and its rendering alone. Clips that are
     there already are kept, so an interrupted call is simply made again.
@@ -180,16 +190,16 @@ def write_demo(
     chosen = tuple(lines) if lines is not None else demo_lines()
     digest = hashlib.sha256(json.dumps([asdict(line) for line in chosen]).encode()).hexdigest()
     _claim(folder, {"renderings": renderings, "seed": seed, "size": SIZE, "lines": digest[:16]})
-    clips: dict[bool, list[Clip]] = {False: [], True: []}
+    clips: dict[Split, list[Clip]] = {"cold-start": [], "grpo": [], "test": []}
     jobs: list[_Job] = []
     for line in chosen:
         for number, take in enumerate(line.takes):
-            for rendering in range(1 if line.is_test else renderings):
+            for rendering in range(1 if line.split == "test" else renderings):
                 name = f"{line.id}-{number}-{rendering}"
                 path = folder / "clips" / f"{name}.mp4"
                 key = int(hashlib.sha256(line.id.encode()).hexdigest()[:8], 16)
                 jobs.append(_Job(path, line.text, take, (seed, key, number, rendering)))
-                clips[line.is_test].append(
+                clips[line.split].append(
                     Clip(
                         id=name,
                         video=path,
@@ -200,10 +210,9 @@ def write_demo(
                     )
                 )
     _render_all(jobs, workers, progress)
-    made = DemoSet(folder / "train.jsonl", folder / "test.jsonl")
-    write_manifest(made.train, clips[False])
-    write_manifest(made.test, clips[True])
-    return made
+    for split, members in clips.items():
+        write_manifest(folder / f"{split}.jsonl", members)
+    return DemoSet(*(folder / f"{split}.jsonl" for split in clips))
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
