@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo test stress lint bench clean
 
 # Quick when nothing changed: the stamp is newer than what it was made from.
 env: $(VENV)/.complete
@@ -29,6 +29,10 @@ demo: env
 test: env
 	$(BIN)/python -m pytest -n 2
 
+# The long checks at their full counts; `make test` takes samples of them.
+stress: env
+	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,6 +40,7 @@ lint: env
 	$(BIN)/lint-imports
 
 bench: env
+	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/demo_seeds.py
 
 clean:

@@ -89,12 +89,13 @@ class Bench:
 
 
 def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
-    """Rows of all files; where a row names no checkpoint, the file's name is it.
+    """Rows of all files. Where rows name no checkpoint, a file is one, unless no set is in two.
 
     Raises:
         InputError: a row names no data set, or one that is not of the benchmark.
     """
     rows = []
+    places: dict[str, set[Path]] = {}
     for path in paths:
         for row in read_answers(path):
             name = re.sub(r"[^a-z0-9]", "", (row.dataset or "").lower().replace("+", "plus"))
@@ -104,8 +105,14 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
                     f"{path}: {row.id!r} is of data set {row.dataset!r}, which is none of "
                     f"{', '.join(SETS)}: name it in the column `dataset`"
                 )
-            rows.append(replace(row, dataset=name, checkpoint=row.checkpoint or path.stem))
-    return rows
+            if row.checkpoint is None:
+                places.setdefault(name, set()).add(path)
+            rows.append((path, replace(row, dataset=name)))
+    apart = any(len(files) > 1 for files in places.values())
+    return [
+        replace(row, checkpoint=row.checkpoint or (path.stem if apart else "given"))
+        for path, row in rows
+    ]
 
 
 def bench(
