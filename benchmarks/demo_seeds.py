@@ -4,7 +4,8 @@
 
 Every seed is a whole demo (`runs/demo.sh`): its own cold start and GRPO run, on the same clips. It
 is evaluated on the held-out lines after cold start, after GRPO, and after GRPO with face, voice or
-words left out. Intervals are bootstrapped over lines, with the mean of the seeds' F computed on
+words left out, greedily decoded; and after both phases as published (temperature 1, top-p 0.9,
+top-k 20). Intervals are bootstrapped over lines, with the mean of the seeds' F computed on
 every draw; both sides of a difference see the same draws. Finished parts are kept: an interrupted
 run is started again with the same command. Some 35 minutes on two cores.
 """
@@ -32,11 +33,13 @@ from affectgpt_r1.emotion.significance import (
 )
 from affectgpt_r1.evaluation.answers import read_words
 
-#: What is left out at inference, and the folder of the evaluation.
-VARIANTS = {
-    "without face": "face",
-    "without voice": "voice",
-    "without words": "words",
+#: Further evaluations: the folder, which phase's model, and how it is asked.
+EVALUATIONS = {
+    "without-face": ("grpo", ["--without", "face"]),
+    "without-voice": ("grpo", ["--without", "voice"]),
+    "without-words": ("grpo", ["--without", "words"]),
+    "cold-start-published": ("cold-start", ["--decode", "published"]),
+    "grpo-published": ("grpo", ["--decode", "published"]),
 }
 
 
@@ -71,16 +74,13 @@ def run_seed(folder: Path, data: Path, seed: int) -> None:
                 "DATA": str(data),
             },
         )
-    for name, part in VARIANTS.items():
-        target = folder / "evaluation" / name.replace(" ", "-")
+    for name, (phase, options) in EVALUATIONS.items():
+        target = folder / "evaluation" / name
         if not (target / "predictions.jsonl").is_file():
-            evaluation = ["evaluate", str(folder / "grpo"), str(data / "test.jsonl")]
-            places = ["--cache", str(data / "features"), "--out", str(target)]
-            subprocess.run(
-                [sys.executable, "-m", "affectgpt_r1.cli", *evaluation, *places, "--without", part],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            command = [sys.executable, "-m", "affectgpt_r1.cli", "evaluate", str(folder / phase)]
+            command += [str(data / "test.jsonl"), "--cache", str(data / "features")]
+            command += ["--out", str(target), *options]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
@@ -105,8 +105,9 @@ def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
         return _row(bootstrap(one if other is None else difference(one, other), groups))
 
     best = system([[constant_words] * len(clips)])
-    cold, final = system(answers("cold-start")), system(answers("grpo"))
-    left_out = {name: system(answers(name.replace(" ", "-"))) for name in VARIANTS}
+    system_of = {name: system(answers(name)) for name in ("cold-start", "grpo", *EVALUATIONS)}
+    cold, final = system_of["cold-start"], system_of["grpo"]
+    published = system_of["cold-start-published"], system_of["grpo-published"]
     return {
         "seeds": list(seeds),
         "clips": len(clips),
@@ -122,7 +123,13 @@ def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
         "GRPO - cold start": interval(final, cold),
         "GRPO - best constant": interval(final, best),
         "cold start - best constant": interval(cold, best),
-        **{f"{name} - GRPO": interval(other, final) for name, other in left_out.items()},
+        **{
+            f"GRPO without {part} - GRPO": interval(system_of[f"without-{part}"], final)
+            for part in ("face", "voice", "words")
+        },
+        "cold start, decoded as published": interval(published[0]),
+        "GRPO, decoded as published": interval(published[1]),
+        "GRPO - cold start, decoded as published": interval(published[1], published[0]),
         "distinct answers": [len({frozenset(words) for words in run}) for run in answers("grpo")],
         "words per answer": [
             sum(len(words) for words in run) / len(run)

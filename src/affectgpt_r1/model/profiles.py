@@ -225,7 +225,7 @@ def nano_language_model(vocabulary: int, seed: int) -> PreTrainedModel:
 
 
 def nano_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of some 1,000 pieces, trained on the spot on prompt and lexicon."""
+    """A byte-level BPE of some 1,000 pieces, trained on the spot on prompt and wheel words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -235,7 +235,9 @@ def nano_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words = ", ".join(Lexicon.load("builtin").words)
+    # The wheels' words are facts; the thesaurus grows, and would make every nano model another one.
+    wheels = Lexicon.load("builtin").tables.wheels
+    words = ", ".join(sorted({word for first, _ in wheels for word in first}))
     prompts = [
         piece.text
         for mode in QUESTIONS
