@@ -41,6 +41,7 @@ lint: env
 
 bench: env
 	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/agreement.py
 	$(BIN)/python benchmarks/demo_seeds.py
 
 clean:

@@ -31,7 +31,7 @@ from affectgpt_r1.emotion.significance import (
     ew_statistic,
     mean_of,
 )
-from affectgpt_r1.evaluation.answers import read_words
+from affectgpt_r1.evaluation.answers import words_by_id
 
 #: Further evaluations: the folder, which phase's model, and how it is asked.
 EVALUATIONS = {
@@ -93,7 +93,7 @@ def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
 
     def answers(name: str) -> list[list[tuple[str, ...]]]:
         found = [
-            read_words(out / f"seed-{seed}/evaluation" / name / "predictions.jsonl")
+            words_by_id(out / f"seed-{seed}/evaluation" / name / "predictions.jsonl")
             for seed in seeds
         ]
         return [[words[clip.id] for clip in clips] for words in found]

@@ -384,9 +384,9 @@ def contests(samples: Samples, reference: Path) -> list[Contest]:
     some, scale = f"{len(pairs):,} rewards", len(pairs) / len(few)
     return [
         Contest(corpus, ours, theirs, least_ratio=10),
-        Contest(f"{corpus}, every text new to ours", forgetting(ours), theirs),
+        Contest(f"{corpus}, memory emptied", forgetting(ours), theirs),
         Contest(f"{some}, tables preloaded", rewards, their_rewards, least_ratio=10),
-        Contest(f"{some}, every text new to ours", forgetting(rewards), their_rewards),
+        Contest(f"{some}, memory emptied", forgetting(rewards), their_rewards),
         Contest(
             f"{some}, as published ({len(few)} timed, x {scale:g})",
             rewards,

@@ -57,9 +57,11 @@ def test_names_labels_and_groups_have_two_spellings_each(tmp_path: Path) -> None
         {"name": 7, "label": -1.5, "words": [], "dataset": "meld", "checkpoint": 10},
         {"id": "b", "labels": ["sad"], "words": [], "speaker": "x", "sentiment": "negative"},
     )
-    a, b = read_answers(path, group="speaker")
+    a, b = read_answers(path)
     assert (a.id, a.labels, a.group, a.dataset, a.checkpoint) == ("7", -1.5, "7", "meld", "10")
-    assert (b.id, b.labels, b.group, b.sentiment) == ("b", ["sad"], "x", "negative")
+    assert (b.id, b.labels, b.group, b.sentiment) == ("b", ["sad"], "b", "negative")
+    with pytest.raises(ProblemsError, match="line 1: no 'speaker' to group by"):
+        read_answers(path, group="speaker")
 
 
 def test_groups_may_be_numbered_from_nought(tmp_path: Path) -> None:

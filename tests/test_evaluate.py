@@ -10,7 +10,7 @@ import pytest
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
-from affectgpt_r1.evaluation.answers import read_answers, read_words
+from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.evaluate import (
     Scored,
     evaluate_words,
@@ -79,11 +79,11 @@ def test_words_are_read_from_words_or_completion(tmp_path: Path) -> None:
         '{"id": "a", "words": ["Sad", "sad"]}\n'
         '{"id": 2, "completion": "<think>x</think><answer>happy, calm</answer>", "labels": "sad"}\n'
     )
-    assert read_words(path) == {"a": ("sad",), "2": ("happy", "calm")}
+    assert words_by_id(path) == {"a": ("sad",), "2": ("happy", "calm")}
     with pytest.raises(ProblemsError, match="'a' has no labels"):
         read_answers(path)
     with pytest.raises(MissingFileError):
-        read_words(tmp_path / "gone.jsonl")
+        words_by_id(tmp_path / "gone.jsonl")
 
 
 def test_the_report_is_one_page_that_survives_lost_clips(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_the_reference_is_followed_to_the_letter(value: object, expected: list[s
         ("[happy, sad].", ["happy", "sad"]),
         (["happy, sad", "calm"], ["happy", "sad", "calm"]),
         (float("nan"), []),
+        ('"happy" "sad"', ["happy", "sad"]),
+        ("happy (joyful)", ["happy", "joyful"]),
+        ("[happy][sad]", ["happy", "sad"]),
+        ("1. happy 2. sad", ["happy", "sad"]),
+        ("burnt\u2011out, self\u2013conscious", ["burnt-out", "self-conscious"]),
+        ("happy \u2014 sad", ["happy", "sad"]),
+        ("hap\u200bpy", ["happy"]),
+        ('["happy", null]', ["happy"]),
     ],
 )
 def test_the_robust_parser_reads_what_models_write(value: object, expected: list[str]) -> None:

@@ -120,6 +120,59 @@ def test_a_damaged_table_is_named(shared_dir: Path, tmp_path: Path) -> None:
         Lexicon.load("mer2026", tmp_path)
     with pytest.raises(LexiconError, match="it is builtin"):
         Lexicon.load("mer2027")
+    with pytest.raises(LexiconError, match="has no folder"):
+        Lexicon.load("builtin", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "by"),
+    [
+        ("synonym.xlsx", "wheel1.xlsx"),
+        ("wheel2.xlsx", "wheel3.xlsx"),
+        ("wheel3.xlsx", "synonym.xlsx"),
+        ("mer2026/format.csv", "wheel1.xlsx"),
+    ],
+)
+def test_a_table_in_the_place_of_another_is_no_lexicon(
+    damaged: str, by: str, shared_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_dir / "reference/emotion_wheel", tmp_path / "w")
+    for path in (tmp_path / "w").rglob("*"):
+        path.chmod(0o700)
+    shutil.copy(tmp_path / "w" / by, tmp_path / "w" / damaged)
+    with pytest.raises(LexiconError, match=damaged):
+        Lexicon.load("mer2026", tmp_path / "w")
+
+
+@pytest.mark.parametrize("content", ["", "name,other\nhappy,happily\n", "name,format\n"])
+def test_a_table_of_forms_without_forms_is_no_lexicon(
+    content: str, shared_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_dir / "reference/emotion_wheel", tmp_path / "w")
+    (tmp_path / "w/mer2026").chmod(0o700)
+    (tmp_path / "w/mer2026/format.csv").chmod(0o600)
+    (tmp_path / "w/mer2026/format.csv").write_text(content)
+    with pytest.raises(LexiconError, match=r"format\.csv"):
+        Lexicon.load("mer2026", tmp_path / "w")
+
+
+def test_bytes_flipped_in_a_spreadsheet_are_told(shared_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared_dir / "reference/emotion_wheel", tmp_path / "w")
+    for path in (tmp_path / "w").rglob("*"):
+        path.chmod(0o700)
+    whole = (tmp_path / "w/synonym.xlsx").read_bytes()
+    draw = random.Random(0)
+    told = 0
+    for _ in range(12):
+        spoilt = bytearray(whole)
+        for _ in range(40):
+            spoilt[draw.randrange(len(spoilt))] ^= 0xFF
+        (tmp_path / "w/synonym.xlsx").write_bytes(spoilt)
+        try:
+            Lexicon.load("mer2026", tmp_path / "w")
+        except LexiconError as error:
+            told += "synonym.xlsx" in str(error)
+    assert told
 
 
 def test_the_builtin_lexicon_knows_every_demo_label_but_neutral() -> None:

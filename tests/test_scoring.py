@@ -195,7 +195,57 @@ def test_sentiments_are_the_files_or_the_lexicons(tmp_path: Path) -> None:
     for source, waf in (("given", 0.0), ("lexicon", 1.0)):
         row = answer("score", path, "--metric", "sentiment", "--sentiments", source)
         assert row["waf"] == waf
-        assert str(row["signature"]).endswith(f"|sentiment:{source}")
+        named = "given" if source == "given" else f"builtin#{BUILTIN.hash}"
+        assert str(row["signature"]).endswith(f"|sentiment:{named}")
+
+
+def test_a_completion_is_scored_by_its_answer_and_extracted_from_its_thoughts(
+    tmp_path: Path,
+) -> None:
+    said = "<think>She is clearly furious.</think><answer>happy</answer>"
+    path = write(tmp_path / "p.jsonl", {"id": "a", "label": "angry", "completion": said})
+    assert answer("score", path)["f"] == 0.0
+    assert answer("score", path, "--extractor", "lexical")["f"] == 1.0
+    assert "no completions" in complaint("score", path, "--parser", "reference")
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", HAPPY, SAD)
+    for options in (
+        ("--metric", "hit", "--level", "2"),
+        ("--lexicon-folder", tmp_path),
+        ("--server", "http://localhost:1/v1"),
+        ("--sentiments", "lexicon"),
+    ):
+        assert "--" in complaint("score", path, *options)
+
+
+def test_no_score_is_made_up_where_nothing_can_be_scored(tmp_path: Path) -> None:
+    row = {"id": "a", "label": "neutral", "words": ["happy"]}
+    assert "there is no score" in complaint("score", write(tmp_path / "p.jsonl", row))
+    several = {"id": "a", "label": "happy, sad", "words": ["happy"]}
+    path = write(tmp_path / "q.jsonl", several)
+    assert "'a' has several" in complaint("score", path, "--metric", "hit")
+
+
+def test_one_group_tells_no_interval(tmp_path: Path) -> None:
+    rows = [{**HAPPY, "speaker": 1}, {**SAD, "speaker": 1}]
+    path = write(tmp_path / "p.jsonl", *rows)
+    row = answer("score", path, "--group", "speaker", "--compare", path)
+    assert row["interval"] == {"value": row["f"], "low": None, "high": None}
+    compared = row["compared"]
+    assert isinstance(compared, list)
+    other = compared[0]
+    assert (other["p"], other["p_holm"]) == (None, None)
+
+
+def test_equal_labels_may_be_written_differently(tmp_path: Path) -> None:
+    one = write(tmp_path / "p.jsonl", {"id": "a", "label": "happy", "words": ["sad"]}, SAD)
+    other = write(tmp_path / "q.jsonl", {"id": "a", "label": ["happy"], "words": ["glad"]}, SAD)
+    compared = answer("score", one, "--compare", other)["compared"]
+    assert isinstance(compared, list)
+    row = compared[0]
+    assert row["signature"].startswith("ew|lexicon:builtin#")
 
 
 def test_another_system_gets_a_paired_difference(tmp_path: Path) -> None:

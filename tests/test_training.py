@@ -79,7 +79,7 @@ def grpo(
 def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned the format and half of the task."""
     folder = tmp_path_factory.mktemp("cold-start")
-    cold_start(cold_start_recipe(folder, epochs=5.0), examples(64))
+    cold_start(cold_start_recipe(folder, epochs=6.0), examples(64))
     return folder / "model"
 
 

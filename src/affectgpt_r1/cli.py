@@ -23,7 +23,7 @@ from affectgpt_r1 import __version__
 from affectgpt_r1.console import bars, evaluation_table, people, steps
 from affectgpt_r1.dialogue import Part
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import make_folder, write_whole
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -179,7 +179,7 @@ def score(
     row = scoring.score_row(kept, rule, table, reading)
     if compare:
         others = {str(path): read(path) for path in compare}
-        row["compared"] = scoring.compare(kept, others, rule, table)
+        row["compared"] = scoring.compare(kept, others, rule, table, reading)
     if per_sample:
         scoring.write_samples(per_sample, kept, rule, table)
     print(scoring.render(row, form), flush=True)
@@ -269,12 +269,12 @@ def lexicon_download(
 ) -> None:
     """Fetch the authors' tables, checked against their published checksums."""
     from affectgpt_r1.emotion import download
-    from affectgpt_r1.emotion.lexicon import downloaded_folder
+    from affectgpt_r1.emotion.lexicon import authors_folder
 
     people.print(download.TERMS, highlight=False)
     if not accept_terms:
         raise InputError("nothing was fetched: say --accept-terms if you accept these terms")
-    place = folder or downloaded_folder()
+    place = folder or authors_folder()
     with bars() as bar:
         download.download(place, progress=bar("fetching"))
     _answer({"folder": str(place), "files": len(download.FILES)})
@@ -284,10 +284,10 @@ def lexicon_download(
 def lexicon_verify(folder: LexiconPlaceOption = None) -> None:
     """Check a folder of the authors' tables; names every file that is not as published."""
     from affectgpt_r1.emotion.download import verify
-    from affectgpt_r1.emotion.lexicon import downloaded_folder
+    from affectgpt_r1.emotion.lexicon import authors_folder
     from affectgpt_r1.errors import ProblemsError
 
-    place = folder or downloaded_folder()
+    place = folder or authors_folder()
     if wrong := verify(place):
         raise ProblemsError(str(place), [f"{name} {what}" for name, what in wrong.items()])
     _answer({"folder": str(place), "verified": True})
@@ -314,14 +314,16 @@ def evaluate(
     from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import predict as predicting
-    from affectgpt_r1.evaluation.answers import read_words
+    from affectgpt_r1.evaluation.answers import words_by_id
     from affectgpt_r1.evaluation.evaluate import evaluate_words, evaluation_row, scored_clips
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.perception.cache import feature_cache
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
     clips = read_manifest(manifest)
-    before = read_words(baseline) if baseline else None
+    before = words_by_id(baseline) if baseline else None
+    if out:
+        make_folder(out)
     predictor = predicting.load_predictor(model)
     store = feature_cache(cache)
     with bars() as bar:

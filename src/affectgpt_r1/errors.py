@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: A file of another kind has a fault a line; nobody reads thousands of them.
+_MOST_TOLD = 50
+
 
 class AffectGPTError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -48,14 +51,17 @@ class ProblemsError(InputError):
 
     Attributes:
         source: the file (or other origin) that holds them.
-        problems: one short text a fault, in the order of the file.
+        problems: one short text a fault, in the order of the file; the message tells the first.
     """
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         """Join the faults into one line that begins with their origin."""
         self.source = source
         self.problems = tuple(problems)
-        super().__init__(f"{source}: " + "; ".join(self.problems))
+        told = [*self.problems[:_MOST_TOLD]]
+        if more := len(self.problems) - len(told):
+            told.append(f"and {more} more")
+        super().__init__(f"{source}: " + "; ".join(told))
 
     def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
         return type(self), (self.source, self.problems)

@@ -1,14 +1,30 @@
-"""Text files that appear whole or not at all: written beside, then renamed."""
+"""Files and folders of results: text that appears whole or not at all."""
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
+
+from affectgpt_r1.errors import InputError
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder before the work whose result it is to hold.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made ({error.strerror}): name another folder") from None
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a UTF-8 text file; a reader or a crash never sees half of it. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
+    # A name of its own: several processes may write the same file.
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)

@@ -129,15 +129,23 @@ def _ask_all(
 
     async def ask_all() -> list[str | None]:
         key = os.environ.get("OPENAI_API_KEY")
+        if key and not key.isascii():
+            raise InputError("OPENAI_API_KEY holds characters that no key has: copy it anew")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         gate = asyncio.Semaphore(server.concurrency)
-        done = 0
+        done = answered = failed = 0
         async with httpx.AsyncClient(headers=headers, timeout=server.timeout_s) as client:
 
             async def one(text: str) -> str | None:
-                nonlocal done
-                async with gate:
-                    reply = await _ask(client, question + text, server, cache)
+                nonlocal done, answered, failed
+                place = _place(cache, server, question + text)
+                reply = _kept(place)
+                if reply is None:
+                    async with gate:
+                        # A server that is not there is not waited for anew with every text.
+                        if answered or failed < server.concurrency:
+                            reply = await _ask(client, question + text, server, place)
+                    answered, failed = answered + (reply is not None), failed + (reply is None)
                 done += 1
                 if progress:
                     progress(done, len(distinct))
@@ -149,23 +157,31 @@ def _ask_all(
     replies = dict(zip(distinct, asyncio.run(ask_all()), strict=True))
     failed = sum(text is not None and replies[text] is None for text in texts)
     if failed:
-        _log.warning("%d of %d texts could not be read by the server", failed, len(texts))
+        told = (failed, len(texts), server.url)
+        _log.warning("%d of %d texts could not be read by the server at %s", *told)
     return [None if text is None else replies[text] for text in texts]
 
 
-async def _ask(client: Any, prompt: str, server: Server, cache: Path) -> str | None:
+def _place(cache: Path, server: Server, prompt: str) -> Path:
+    asked = json.dumps([server.url, server.model, prompt])
+    key = hashlib.sha256(asked.encode()).hexdigest()
+    return cache / key[:2] / f"{key}.json"
+
+
+def _kept(path: Path) -> str | None:
+    """The answer of an earlier run; None where there is none, or its file is spoilt."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, str) else None
+
+
+async def _ask(client: Any, prompt: str, server: Server, path: Path) -> str | None:
     import asyncio
 
     import httpx
 
-    key = hashlib.sha256(json.dumps([server.model, prompt]).encode()).hexdigest()
-    path = cache / key[:2] / f"{key}.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(kept, str):
-            return kept
-    except (OSError, ValueError):
-        pass  # not asked before, or the file is spoilt and asked for again
     message = {"role": "user", "content": prompt}
     body = {"model": server.model, "temperature": 0, "messages": [message]}
     for attempt in range(server.retries + 1):
@@ -178,7 +194,8 @@ async def _ask(client: Any, prompt: str, server: Server, cache: Path) -> str | N
                 continue
             answer.raise_for_status()
             content = _text(answer.json()["choices"][0]["message"]["content"])
-        except (httpx.TransportError, TimeoutError):
+        except (httpx.TransportError, TimeoutError) as error:
+            _log.debug("%s: %r", server.url, error)
             continue
         except (httpx.HTTPError, RecursionError, ValueError, LookupError, TypeError) as error:
             _log.warning("no answer from %s: %s", server.url, " ".join(str(error).split()))

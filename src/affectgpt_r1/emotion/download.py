@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import secrets
 import shutil
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -89,7 +90,7 @@ def download(
                 raise LexiconError(
                     f"{path.parent} cannot be made ({error}): name another --folder"
                 ) from None
-            unfinished = path.with_name(path.name + ".part")
+            unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
             try:
                 _fetch(f"{source}/{place}", unfinished)
                 found = _digest(unfinished)

@@ -15,9 +15,14 @@ from typing import Literal
 
 Parser = Literal["robust", "reference"]
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("‘’‛ʼ′`´", "'"))
+_PLAINER = str.maketrans(
+    dict.fromkeys("‘’‛ʼ′`´", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015", "-")
+    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")  # of no width
+)
 _SEPARATORS = re.compile(
-    r"[,;/|\n\r\u2028\u2029、]|\s&\s|\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$"
+    r"[,;/|\n\r\u2028\u2029、\"“”„«»\[\]{}]|\((?!\d)|(?<!\d)\)|\s-+\s|\s\d{1,3}[.)]\s"
+    r"|\s&\s|\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$"
 )
 _LIST_MARK = re.compile(
     r"^(?:[-*+\u2022\u2023\u25aa\u25cf\u00b7\u2013\u2014>]+|\(?\d{1,3}[.):])\s*"
@@ -70,7 +75,7 @@ def _robust(text: str) -> tuple[str, ...]:
     listed = _json_list(text)
     if listed is not None:
         return tuple(word for item in listed for word in _robust(item))
-    text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).casefold()
+    text = unicodedata.normalize("NFKC", text).translate(_PLAINER).casefold()
     # Case folding may undo the normal form; a second round makes the result stable.
     text = unicodedata.normalize("NFKC", text)
     pieces = [text]
@@ -98,4 +103,4 @@ def _json_list(text: str) -> list[str] | None:
         value = json.loads(stripped)
     except (ValueError, RecursionError):
         return None
-    return [str(item) for item in value] if isinstance(value, list) else None
+    return [str(item) for item in value if item is not None] if isinstance(value, list) else None

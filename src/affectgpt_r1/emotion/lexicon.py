@@ -31,7 +31,7 @@ LexiconName = Literal["builtin", "mer2025", "mer2026"]
 Classes = tuple[str | None, ...]
 
 WHEELS, LEVELS = 5, 2
-#: Where `lexicon download` puts the authors' tables, unless told otherwise.
+#: Names the folder of the authors' tables.
 FOLDER_VARIABLE = "AFFECTGPT_R1_LEXICON"
 _AUTHORS = ("mer2025", "mer2026")
 
@@ -93,11 +93,13 @@ class Lexicon:
         ('happy', 'happy', 'joyful', 'joy', 'powerful')
         """
         if name == "builtin":
+            if folder is not None:
+                raise LexiconError("the built-in lexicon has no folder: leave --lexicon-folder out")
             return _builtin()
         if name not in _AUTHORS:
             raise LexiconError(f"no lexicon {name!r}: it is builtin, mer2025 or mer2026")
-        place = Path(folder or os.environ.get(FOLDER_VARIABLE) or downloaded_folder())
-        if not (folder or os.environ.get(FOLDER_VARIABLE) or place.is_dir()):
+        place = Path(folder) if folder else authors_folder()
+        if not folder and not place.is_dir():
             raise LexiconError(
                 f"the lexicon {name!r} needs the authors' tables: fetch them with "
                 "`affectgpt-r1 lexicon download`, or name their emotion_wheel folder with "
@@ -197,9 +199,13 @@ class Lexicon:
         return self.tables.hash
 
 
-def downloaded_folder() -> Path:
-    """Where `affectgpt-r1 lexicon download` puts the authors' tables."""
-    return user_cache_path("affectgpt-r1") / "emotion_wheel"
+def authors_folder() -> Path:
+    """Where the authors' tables are looked for, downloaded to and verified, unless told otherwise.
+
+    The folder in the environment variable AFFECTGPT_R1_LEXICON, or one in the user's cache.
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named) if named else user_cache_path("affectgpt-r1") / "emotion_wheel"
 
 
 @lru_cache(maxsize=1)

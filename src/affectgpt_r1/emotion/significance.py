@@ -8,6 +8,7 @@ averaged: the intervals then speak of the mean run over other samples, not of ot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +30,8 @@ class Interval:
 
     Attributes:
         value: on the samples as they are.
-        low, high: 2.5th and 97.5th percentile of the draws.
+        low, high: 2.5th and 97.5th percentile of the draws; NaN where all is of one group, whose
+            draws are all alike and tell nothing.
         p: share of draws on the far side of 0, two-sided: of use where the value is a difference.
     """
 
@@ -51,6 +53,8 @@ def bootstrap(
         seed: of the draws; both sides of a difference see the same ones.
     """
     values = statistic(_weights(tuple(groups), resamples, seed))
+    if len(set(groups)) < 2:
+        return Interval(float(values[0]), math.nan, math.nan, math.nan)
     low, high = np.interp([2.5, 97.5], np.linspace(0, 100, resamples), np.sort(values[1:]))
     beyond = min(int((values[1:] <= 0).sum()), int((values[1:] >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (resamples + 1))

@@ -11,7 +11,8 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +27,8 @@ WheelTable = tuple[Mapping[str, str], Mapping[str, str]]
 #: Where the authors' files lie in the folder that they hand out; VERSION is the lexicon's name.
 AUTHORS_FILES = (*(f"wheel{i}.xlsx" for i in range(1, 6)), "synonym.xlsx", "VERSION/format.csv")
 
+#: Words on each of the published wheels (METRIC.md, "Tables").
+_WHEEL_SIZES = (114, 126, 78, 102, 77)
 _POLARITY = {"+": 1, "-": -1, "=": 0}
 _log = logging.getLogger(__name__)
 
@@ -120,9 +123,11 @@ def _key(name: str, contents: Iterable[bytes]) -> str:
 def _cached(cache: Path | None, key: str, compile_tables: Any) -> Tables:
     """Read tables from the cache, or compile and keep them; a spoilt entry is made anew."""
     path = None if cache is None else cache / f"{key}.json"
-    if path is not None and path.is_file():
+    if path is not None:
         try:
             return _unpack(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            pass
         except (OSError, ValueError, KeyError, TypeError):
             _log.warning("%s is not readable; the lexicon is compiled anew", path)
     packed = compile_tables()
@@ -215,26 +220,49 @@ def _read_wheels(text: str) -> list[list[tuple[str, str, str]]]:
 
 def _compile_authors(paths: Sequence[Path]) -> dict[str, Any]:
     *wheel_paths, synonym_path, form_path = paths
-    wheels = [compile_wheel(_wheel_rows(path)) for path in wheel_paths]
-    synonyms = _synonyms(synonym_path)
+    wheels = []
+    for path, size in zip(wheel_paths, _WHEEL_SIZES, strict=True):
+        with _reading(path):
+            wheels.append(compile_wheel(_wheel_rows(path)))
+            if len(wheels[-1][0]) != size:
+                raise ValueError(f"it has {len(wheels[-1][0])} words, not {size}")
+    with _reading(synonym_path):
+        synonyms = _synonyms(synonym_path)
+    with _reading(form_path):
+        forms = _forms(form_path)
     return {
-        "bases": {form: sorted(found) for form, found in _forms(form_path).items()},
+        "bases": {form: sorted(found) for form, found in forms.items()},
         "nearest": {base: sorted(words) for base, words in synonyms.items()},
         "wheels": wheels,
         "polarity": {},
     }
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged table does to its reader is told as the file's fault."""
+    from xml.etree.ElementTree import ParseError
+    from zipfile import BadZipFile
+    from zlib import error as ZlibError
+
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    faults = (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error, ParseError)
+    try:
+        yield
+    except (*faults, BadZipFile, InvalidFileException, ZlibError) as error:
+        raise _damaged(path, error) from None
+
+
 def _forms(path: Path) -> dict[str, set[str]]:
     bases: dict[str, set[str]] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                name = row["name"].strip().lower()
-                for form in (name, *parse_labels(row["format"], "reference")):
-                    bases.setdefault(form, set()).add(name)
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
-        raise _damaged(path, error) from None
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            name = row["name"].strip().lower()
+            for form in (name, *parse_labels(row["format"], "reference")):
+                bases.setdefault(form, set()).add(name)
+    if not bases:
+        raise ValueError("it is empty")
     return bases
 
 
@@ -249,6 +277,8 @@ def _synonyms(path: Path) -> dict[str, set[str]]:
             if word:
                 for base in (word, *parse_labels(row[run + 1], "reference")):
                     wheel_words.setdefault(base, set()).add(word)
+    if not wheel_words:
+        raise ValueError("it has no column of words")
     return wheel_words
 
 
@@ -264,21 +294,15 @@ def _wheel_rows(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _sheet(path: Path) -> list[tuple[object, ...]]:
-    from zipfile import BadZipFile
-
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
-    try:
-        book = load_workbook(path, read_only=True)
-        rows: list[tuple[object, ...]] = [
-            tuple(row) for row in book.worksheets[0].iter_rows(values_only=True)
-        ]
-        book.close()
-    except (OSError, BadZipFile, InvalidFileException, KeyError, IndexError, ValueError) as error:
-        raise _damaged(path, error) from None
+    book = load_workbook(path, read_only=True)
+    rows: list[tuple[object, ...]] = [
+        tuple(row) for row in book.worksheets[0].iter_rows(values_only=True)
+    ]
+    book.close()
     if not rows:
-        raise _damaged(path, ValueError("it is empty"))
+        raise ValueError("it is empty")
     return rows
 
 

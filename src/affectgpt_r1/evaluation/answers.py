@@ -8,6 +8,7 @@ What is scored how, this module does not know.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from affectgpt_r1.emotion.score import Answer
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 
 _ANSWERS = ("words", "prediction", "completion")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ class AnswerRow:
         labels: the true words, or a number where the truth is an intensity; None: not given.
         prediction: words or a text; None where it could not be obtained.
         group: samples of one group are not independent.
-        sentiment: positive, negative, neutral, where the file gives it.
+        sentiment: where the file gives it; what is not `positive` counts as negative.
         dataset, checkpoint: of MER-UniBench's files.
+        prose: of a completion, what an extractor reads: its think block, or else all of it.
     """
 
     id: str
@@ -43,6 +46,7 @@ class AnswerRow:
     sentiment: str | None = None
     dataset: str | None = None
     checkpoint: str | None = None
+    prose: str | None = None
 
 
 def read_answers(
@@ -66,19 +70,18 @@ def read_answers(
     rows: list[AnswerRow] = []
     problems: list[str] = []
     seen: set[tuple[object, ...]] = set()
-    grouped = False
+    strange = 0
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            found = _row(row, group)
-            grouped = grouped or found.group != found.id
+            found = _row(json.loads(line), group, truth is None)
         except (ValueError, RecursionError) as error:
             problems.append(f"line {number}: {_reason(error)}")
             continue
         if truth is not None:
             if found.id not in truth:
+                strange += 1
                 continue
             clip = truth[found.id]
             own = found.group if found.group != found.id else clip.group or found.id
@@ -98,8 +101,8 @@ def read_answers(
         problems.append("no prediction to score is in it")
     if problems:
         raise ProblemsError(source, problems)
-    if group != "group" and not grouped:
-        raise InputError(f"{source} has no column {group!r} to group by: name one with --group")
+    if strange:
+        _log.warning("%d predictions are left out: the manifest has no such ids", strange)
     if truth is not None and len(rows) < len(truth):
         lacking = sorted(truth.keys() - {row.id for row in rows})
         raise InputError(
@@ -109,7 +112,7 @@ def read_answers(
     return rows
 
 
-def read_words(path: Path) -> dict[str, tuple[str, ...]]:
+def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
     """Words by id from a file of predictions; without those that could not be obtained.
 
     Raises:
@@ -125,49 +128,67 @@ def read_words(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _text(path: Path) -> tuple[str, str]:
     source = "standard input" if str(path) == "-" else str(path)
-    if source == str(path) and not path.is_file():
-        raise MissingFileError(f"no predictions at {path}: give a .jsonl file that exists")
-    content = path.read_bytes() if source == str(path) else sys.stdin.buffer.read()
+    try:
+        content = path.read_bytes() if source == str(path) else sys.stdin.buffer.read()
+    except OSError:
+        hint = "give a .jsonl file that exists and can be read"
+        raise MissingFileError(f"no predictions at {path}: {hint}") from None
     try:
         return source, content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ProblemsError(source, ["not UTF-8: save the file as UTF-8"]) from None
 
 
-def _row(row: Any, group: str) -> AnswerRow:
+def _row(row: Any, group: str, must_have_group: bool) -> AnswerRow:
     if not isinstance(row, dict):
         raise ValueError("not an object")
     name = row.get("name") if row.get("id") is None else row["id"]
     if name is None:
         raise ValueError("no 'id'")
-    labels = row.get("labels", row.get("label"))
+    labels = row.get("label") if row.get("labels") is None else row["labels"]
     if not (labels is None or isinstance(labels, str) or _is_number(labels) or _is_texts(labels)):
         raise ValueError("the labels are neither words nor a number")
-    sentiment, dataset, checkpoint = (row.get(k) for k in ("sentiment", "dataset", "checkpoint"))
+    sentiment = row.get("sentiment")
+    if not isinstance(sentiment, str | None):
+        raise ValueError("the sentiment is no text")
+    grouped = row.get(group) not in (None, "")
+    if must_have_group and group != "group" and not grouped:
+        raise ValueError(f"no {group!r} to group by")
+    prediction, prose = _prediction(row)
     return AnswerRow(
-        id=str(name),
+        id=_name(name) or "",
         labels=labels,
-        prediction=_prediction(row),
-        group=str(name if row.get(group) in (None, "") else row[group]),
-        sentiment=None if sentiment is None else str(sentiment),
-        dataset=None if dataset is None else str(dataset),
-        checkpoint=None if checkpoint is None else str(checkpoint),
+        prediction=prediction,
+        group=str(row[group] if grouped else name),
+        sentiment=sentiment,
+        dataset=_name(row.get("dataset")),
+        checkpoint=_name(row.get("checkpoint")),
+        prose=prose,
     )
 
 
-def _prediction(row: Mapping[str, object]) -> Answer:
+def _name(value: object) -> str | None:
+    """A name as a text that can be printed; half a character raises ValueError."""
+    return None if value is None else str(value).encode().decode()
+
+
+def _prediction(row: Mapping[str, object]) -> tuple[Answer, str | None]:
+    """The answer of a row, and what an extractor reads of a completion."""
     given = [key for key in _ANSWERS if key in row]
     if not given and row.get("sentiment") is None:
         raise ValueError(f"none of {', '.join(map(repr, _ANSWERS))}")
     key = next((key for key in given if row[key] is not None), None)
     if key is None:
-        return None
+        return None, None
     value = row[key]
     if isinstance(value, list) and _is_texts(value):
-        return [str(word) for word in value]
+        return [str(word) for word in value], None
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is neither a text nor a list of texts")
-    return parse_completion(value).words if key == "completion" else value
+    if key != "completion":
+        return value, None
+    completion = parse_completion(value)
+    return completion.words, completion.think or completion.text
 
 
 def _is_texts(value: object) -> bool:
@@ -188,6 +209,10 @@ def _reason(error: Exception) -> str:
 def texts_of(rows: Sequence[AnswerRow]) -> list[str | None]:
     """The predictions as texts, for an extractor."""
     return [
-        row.prediction if isinstance(row.prediction, str | None) else ", ".join(row.prediction)
+        row.prose
+        if row.prose is not None
+        else row.prediction
+        if isinstance(row.prediction, str | None)
+        else ", ".join(row.prediction)
         for row in rows
     ]

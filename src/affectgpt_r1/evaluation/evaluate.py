@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.labels import Parser
@@ -95,7 +96,11 @@ class Evaluation:
             ]
         rows += [
             ("ceiling of the labels", self.ceiling, None),
-            ("coverage of the answers", self.score.coverage or 0.0, None),
+            *(
+                [("coverage of the answers", self.score.coverage, None)]
+                if self.score.coverage is not None
+                else []
+            ),
             ("words per answer", self.score.words_per_answer, None),
             ("distinct answers", float(self.distinct_answers), None),
         ]
@@ -198,11 +203,12 @@ def evaluation_row(result: Evaluation) -> dict[str, object]:
     }
 
 
-def interval_row(interval: Interval | None) -> dict[str, float] | None:
-    """An interval as JSON; p is left out, it speaks of differences."""
+def interval_row(interval: Interval | None) -> dict[str, float | None] | None:
+    """An interval as JSON, null where it is unknown; p is left out, it speaks of differences."""
     if interval is None:
         return None
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+    low, high = (None if isnan(bound) else bound for bound in (interval.low, interval.high))
+    return {"value": interval.value, "low": low, "high": high}
 
 
 def scored_clips(

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isnan
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,8 @@ def rule_of(
         InputError: an option contradicts the preset.
     """
     rule = PRESETS[preset] if preset is not None else Rule()
+    if level is not None and (metric or rule.metric) != "ew":
+        raise InputError(f"--level is for --metric ew: {metric} has one ring")
     chosen = Rule(
         metric or rule.metric,
         lexicon or rule.lexicon,
@@ -143,6 +146,8 @@ def read_predictions(
     texts = texts_of(rows)
     cache = user_cache_path("affectgpt-r1") / "asked"
     asks = "openai" in (reading.words, reading.sentiments)
+    if not asks and (reading.server or reading.model):
+        raise InputError("--server and --server-model are for openai: name what it shall do")
     if asks and not (reading.server and reading.model):
         raise InputError("openai needs --server URL and --server-model NAME")
     server = Server(reading.server or "", reading.model or "")
@@ -158,7 +163,9 @@ def read_predictions(
     elif reading.sentiments == "lexicon":
         sentiments = [None] * len(rows)
     return [
-        replace(row, prediction=words, sentiment=sentiment)
+        replace(row, prediction=words, sentiment=sentiment, prose=None)
+        if reading != Reading()
+        else row
         for row, words, sentiment in zip(rows, found, sentiments, strict=True)
     ]
 
@@ -190,6 +197,11 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             f"{source}: {twice[0]!r} is answered twice: give each checkpoint and set a file of "
             "its own, or name them in the columns `checkpoint` and `dataset` for `unibench`"
         )
+    if rule.parser == "reference" and any(row.prose is not None for row in rows):
+        raise InputError(
+            f"{source}: the reference parser reads texts and lists in `prediction`, and no "
+            "completions: leave --parser and --preset out, or take the words out of them first"
+        )
     numbers = [isinstance(row.labels, int | float) for row in rows]
     if any(numbers) != (rule.metric == "sentiment") or any(numbers) != all(numbers):
         wanted = "numbers (intensities)" if rule.metric == "sentiment" else "emotion words"
@@ -212,6 +224,13 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
         )
         for row in given
     ]
+    if rule.metric == "hit" and (
+        many := [r.id for r, p in zip(given, pairs, strict=True) if len(p[0]) > 1]
+    ):
+        raise InputError(
+            f"{source}: --metric hit needs one emotion a sample, and {many[0]!r} has several: "
+            "score open-vocabulary labels with --metric ew"
+        )
     return Kept(tuple(given), tuple(pairs), len(rows) - len(given))
 
 
@@ -221,11 +240,13 @@ def score_row(
     """The score of one system, with all that should stand beside it, as a JSON object."""
     if not kept.rows:
         raise InputError("none of the predictions could be obtained: there is nothing to score")
+    if not can_be_scored(kept, rule, lexicon):
+        raise InputError("no label can be scored by this metric and lexicon: there is no score")
     reading = reading or Reading()
     if rule.metric == "ew":
         row = _ew_row(kept, rule, lexicon, reading.extractor)
     elif rule.metric == "hit":
-        row = _hit_row(kept, rule, lexicon, reading.extractor)
+        row = _hit_row(kept, rule, lexicon, reading)
     else:
         row = _sentiment_row(kept, rule, lexicon, reading)
     if kept.failed:
@@ -233,6 +254,32 @@ def score_row(
         assert isinstance(skipped, dict)
         skipped["no prediction"] = skipped.get("no prediction", 0) + kept.failed
     return row
+
+
+def can_be_scored(kept: Kept, rule: Rule, lexicon: Lexicon) -> bool:
+    """Whether any label of the answered samples has a class, or for sentiment a sign."""
+    if rule.metric == "sentiment":
+        return any(_intensities(kept))
+    return any(lexicon.counts(word) for labels, _ in kept.pairs for word in labels)
+
+
+def cited(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> str:
+    """The signature of a score, which says where sentiments came from too."""
+    levels = rule.levels if rule.metric == "ew" else (1,) if rule.metric == "hit" else (None,)
+    names = [
+        signature(
+            lexicon, level, metric=rule.metric, parser=rule.parser, extractor=reading.extractor
+        )
+        for level in levels
+    ]
+    if rule.metric == "sentiment":
+        given = sum(row.sentiment is not None for row in kept.rows)
+        source = f"openai:{reading.model}" if reading.sentiments == "openai" else "given"
+        if given < len(kept.rows):
+            polar = lexicon if lexicon.tables.polarity else Lexicon.load()
+            source = f"{polar.name}#{polar.hash}" + (f"+{source}" if given else "")
+        names[0] += f"|sentiment:{source}"
+    return " + ".join(names)
 
 
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon, extractor: str) -> dict[str, object]:
@@ -246,9 +293,8 @@ def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon, extractor: str) -> dict[st
     return row
 
 
-def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon, extractor: str) -> dict[str, object]:
-    cited = signature(lexicon, 1, metric="hit", parser=rule.parser, extractor=extractor)
-    score = hit_pairs(kept.pairs, lexicon, cited=cited)
+def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> dict[str, object]:
+    score = hit_pairs(kept.pairs, lexicon, cited=cited(kept, rule, lexicon, reading))
     constant_words, constant = best_constant_hit([labels for labels, _ in kept.pairs], lexicon)
     interval = bootstrap(hit_statistic(kept.pairs, lexicon), [row.group for row in kept.rows])
     return {
@@ -270,10 +316,6 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -
     interval = bootstrap(waf_statistic(labels, said), [row.group for row in kept.rows])
     by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in _SIGNS}
     best = max(_SIGNS, key=lambda sign: by_sign[sign])
-    given = sum(row.sentiment is not None for row in kept.rows)
-    source = "given" if given == len(kept.rows) else "lexicon" if not given else "mixed"
-    if reading.sentiments == "openai":
-        source = f"openai:{reading.model}"
     return {
         "waf": score.waf,
         "interval": interval_row(interval),
@@ -281,12 +323,16 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -
         "constant": {"sentiment": best, "waf": by_sign[best]},
         "n": score.n,
         "skipped": dict(score.skipped),
-        "sentiments_given": given,
+        "sentiments_given": sum(row.sentiment is not None for row in kept.rows),
+        "sentiments_of_no_kind": sum(
+            row.sentiment not in (None, "positive", "negative", "neutral") for row in kept.rows
+        ),
+        "without_polarity": sum(
+            row.sentiment is None and not any(map(lexicon.polarity, words))
+            for row, (_, words) in zip(kept.rows, kept.pairs, strict=True)
+        ),
         "by_polarity": _by_polarity(kept, labels, lexicon),
-        "signature": signature(
-            lexicon, None, metric="sentiment", parser=rule.parser, extractor=reading.extractor
-        )
-        + f"|sentiment:{source}",
+        "signature": cited(kept, rule, lexicon, reading),
     }
 
 
@@ -324,7 +370,11 @@ def statistic_of(kept: Kept, rule: Rule, lexicon: Lexicon) -> Statistic:
 
 
 def compare(
-    one: Kept, others: Mapping[str, Kept], rule: Rule, lexicon: Lexicon
+    one: Kept,
+    others: Mapping[str, Kept],
+    rule: Rule,
+    lexicon: Lexicon,
+    reading: Reading | None = None,
 ) -> list[dict[str, object]]:
     """Each other system's score, and the paired difference of the first to it.
 
@@ -351,13 +401,20 @@ def compare(
                 "difference": interval_row(interval),
                 "n_paired": len(left.rows),
                 "n_unpaired": len(one.rows) + len(other.rows) - 2 * len(left.rows),
+                "signature": cited(right, rule, lexicon, reading or Reading()),
             }
         )
-    for row, interval, corrected in zip(
-        rows, intervals, holm([i.p for i in intervals]), strict=True
-    ):
-        row["p"], row["p_holm"] = interval.p, corrected
+    known = [interval.p for interval in intervals if not isnan(interval.p)]
+    corrected = iter(holm(known))
+    for row, interval in zip(rows, intervals, strict=True):
+        told = not isnan(interval.p)
+        row["p"], row["p_holm"] = (interval.p, next(corrected)) if told else (None, None)
     return rows
+
+
+def _truth(kept: Kept, i: int) -> object:
+    """A sample's labels as they are scored: words, or a number where there are none."""
+    return kept.pairs[i][0] or kept.rows[i].labels
 
 
 def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
@@ -367,7 +424,7 @@ def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
     if not common:
         raise InputError(f"{name} answers none of the samples: compare systems on the same ids")
     for i, j in common:
-        if (one.rows[i].labels, one.pairs[i][0]) != (other.rows[j].labels, other.pairs[j][0]):
+        if _truth(one, i) != _truth(other, j):
             raise InputError(
                 f"{name} has other labels for {one.rows[i].id!r}: compare systems on the same data"
             )
@@ -401,10 +458,8 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
         lines.append(json.dumps(sample))
     try:
         write_whole(path, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}): name another file"
-        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be written ({error}): name another file") from None
 
 
 def render(row: Mapping[str, object], form: Format) -> str:
@@ -444,7 +499,7 @@ def _figures(row: Mapping[str, object]) -> list[tuple[str, tuple[str, str]]]:
         elif name == "compared" and isinstance(value, list):
             for other in value:
                 gap = other["difference"]
-                note = f"{_bounds(gap)} p {other['p_holm']:.3f}"
+                note = f"{_bounds(gap)} p (Holm) {_number(other['p_holm'])}"
                 figures.append((f"minus {other['system']}", (_number(gap["value"]), note)))
         elif isinstance(value, int | float):
             figures.append((title, (_number(value), "")))
@@ -456,6 +511,6 @@ def _number(value: object) -> str:
 
 
 def _bounds(interval: object) -> str:
-    if not isinstance(interval, dict):
+    if not isinstance(interval, dict) or interval["low"] is None:
         return ""
     return f"{interval['low']:.4f} to {interval['high']:.4f}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow, read_answers
-from affectgpt_r1.evaluation.scoring import Metric, Rule, keep, score_row
+from affectgpt_r1.evaluation.scoring import Metric, Rule, can_be_scored, keep, score_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,14 @@ class Bench:
         rows: nine, missing sets among them.
         fixed_checkpoint: whose scores the fixed column holds.
         fixed_mean, best_mean: plain means of the nine, times 100.
+        incomplete: sets that have fewer rows than the benchmark; a mean over them is not its score.
     """
 
     rows: tuple[BenchRow, ...]
     fixed_checkpoint: str
     fixed_mean: float | None
     best_mean: float | None
+    incomplete: tuple[str, ...]
 
 
 def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
@@ -109,10 +111,14 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
                 places.setdefault(name, set()).add(path)
             rows.append((path, replace(row, dataset=name)))
     apart = any(len(files) > 1 for files in places.values())
-    return [
-        replace(row, checkpoint=row.checkpoint or (path.stem if apart else "given"))
-        for path, row in rows
-    ]
+    stems = len({path.stem for path in paths}) == len(set(paths))
+
+    def checkpoint(path: Path) -> str:
+        if not apart:
+            return "given"
+        return path.stem if stems else str(path)
+
+    return [replace(row, checkpoint=row.checkpoint or checkpoint(path)) for path, row in rows]
 
 
 def bench(
@@ -144,7 +150,7 @@ def bench(
             if part:
                 of_set = replace(rule, metric=kind.metric, levels=(1,))
                 kept = keep(part, of_set, f"{key} at {name}")
-                if not kept.rows:
+                if not can_be_scored(kept, of_set, lexicon):
                     continue
                 row = score_row(kept, of_set, lexicon)
                 value = row[_MAIN[kind.metric]]
@@ -169,6 +175,7 @@ def bench(
         fixed,
         _mean([row.fixed for row in table]),
         _mean([row.best for row in table]),
+        tuple(row.title for row in table if row.n < row.expected_n),
     )
 
 
@@ -202,5 +209,7 @@ def bench_lines(result: Bench) -> list[list[str]]:
         for row in result.rows
     ]
     means = ["" if m is None else f"{m:.2f}" for m in (result.fixed_mean, result.best_mean)]
-    lines.append(["mean of nine", "", "", *(m or "not all sets are there" for m in means)])
+    lacking = len(result.incomplete)
+    note = f" ({lacking} incomplete)" if lacking else ""
+    lines.append([f"mean of nine{note}", "", "", *(m or "not all sets are there" for m in means)])
     return lines
