@@ -13,7 +13,8 @@ from affectgpt_r1.clips import Clip, write_manifest
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 from affectgpt_r1.evaluation.answers import AnswerRow, read_answers
-from affectgpt_r1.evaluation.scoring import Metric, Rule, keep, render, score_row, write_samples
+from affectgpt_r1.evaluation.render import render
+from affectgpt_r1.evaluation.scoring import Metric, Rule, keep, score_row, write_samples
 
 BUILTIN = Lexicon.load("builtin")
 

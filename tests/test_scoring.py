@@ -16,6 +16,7 @@ from affectgpt_r1.emotion.score import score_corpus
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import read_answers
+from affectgpt_r1.evaluation.render import Format, render
 from affectgpt_r1.evaluation.scoring import Kept, Metric, Rule, compare, keep, score_row
 from test_cli import answer, complaint, run
 
@@ -319,7 +320,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["text", "markdown", "latex"])
 @pytest.mark.parametrize("metric", ["ew", "hit", "sentiment"])
 def test_every_table_has_the_value_and_the_signature(
-    form: scoring.Format, metric: Metric, tmp_path: Path
+    form: Format, metric: Metric, tmp_path: Path
 ) -> None:
     label: object = 1.5 if metric == "sentiment" else "happy"
     rows = [{"id": i, "label": label, "prediction": said} for i, said in enumerate(("glad", "sad"))]
@@ -330,7 +331,7 @@ def test_every_table_has_the_value_and_the_signature(
     assert same["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert same[metric] == row["interval"]
     row["compared"] = [same]
-    text = scoring.render(row, form)
+    text = render(row, form)
     interval = row["interval"]
     assert isinstance(interval, dict)
     marks = {"text": "-----", "markdown": "|-", "latex": "\\begin{tabular}"}

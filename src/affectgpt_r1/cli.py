@@ -164,6 +164,7 @@ def score(
     from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation.answers import read_answers
+    from affectgpt_r1.evaluation.render import render
 
     rule = scoring.rule_of(preset, metric, lexicon, level, parser)
     table = Lexicon.load(rule.lexicon, folder=lexicon_folder)
@@ -182,7 +183,7 @@ def score(
         row["compared"] = scoring.compare(kept, others, rule, table, reading)
     if per_sample:
         scoring.write_samples(per_sample, kept, rule, table)
-    print(scoring.render(row, form), flush=True)
+    print(render(row, form), flush=True)
 
 
 @app.command()
@@ -207,6 +208,7 @@ def unibench(
     from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation import unibench as benching
+    from affectgpt_r1.evaluation.render import table as table_of
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
     rule = scoring.Rule(lexicon=lexicon, parser=parser)
@@ -215,7 +217,7 @@ def unibench(
         _answer(asdict(result))
     else:
         headers = ["", "metric", "rows", f"fixed: {result.fixed_checkpoint}", "best of each set"]
-        print(scoring.table(benching.bench_lines(result), headers, form), flush=True)
+        print(table_of(benching.bench_lines(result), headers, form), flush=True)
 
 
 @lexicon_app.command("list")

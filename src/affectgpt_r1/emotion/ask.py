@@ -137,6 +137,7 @@ def _ask_all(
         async with httpx.AsyncClient(headers=headers, timeout=server.timeout_s) as client:
 
             async def one(text: str) -> str | None:
+                """What was kept of a text, or else the server's answer."""
                 nonlocal done, answered, failed
                 place = _place(cache, server, question + text)
                 reply = _kept(place)

@@ -2,8 +2,14 @@
 
 For think blocks, reference descriptions and other models' free text. A description names emotions
 in passing: in what is quoted, in what is denied, in what a brow might mean. So every mention is
-weighed by where it stands, and the words whose mentions weigh most are kept. Only words of the
-lexicon are found, and only English sentences are understood.
+weighed by where it stands, and the words whose mentions weigh most are kept.
+
+Only words of the lexicon are found, and only English sentences are understood, by rules: a sign of
+denial reaches over the words behind it until something ends it. Quotes are pairs of "", “”, «»,
+「」, and within a line '' and ‘’; even a lone word in them is left out. Persons are not told apart:
+a sentence about two gives the words of both. Nor is covered: times ("was happy, is sad"); what is
+only supposed ("as if angry", "should be glad"); a denial behind its word ("joy is not what he
+feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("little joy"); irony.
 """
 
 from __future__ import annotations
@@ -21,11 +27,16 @@ _STATED, _CONCLUDED, _FELT, _MENTIONED = 3.0, 1.0, 1.0, 0.3
 _KEPT_SHARE = 0.5
 
 _LONGEST_PHRASE = 5
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[.!?;:,()]")
+_TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\S")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 _CLAUSE = re.compile(r"[^,;:]+")
-#: What a person says is not what is said about the person.
-_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」")
+_APOSTROPHES = str.maketrans("‘’", "''")
+#: What a person says is not what is said about the person. An apostrophe with a letter before it
+#: opens no quote, one with a letter behind it closes none.
+_QUOTED = re.compile(
+    r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」"
+    r"|(?<!\w)'(?=[^\s\d'])(?:[^'\n]|(?<=\w)'(?=\w))*+'(?!\w)"
+)
 _THAT = re.compile(
     r"\b(?:infer(?:red)?|deduced?|concluded?|speculated?|determined?|believed?|evident|clear)"
     r"\s+that\b",
@@ -40,17 +51,51 @@ _FEELING = re.compile(
     r"carries)\b",
     re.IGNORECASE,
 )
-_NEGATION = re.compile(
-    r"not|no|never|without|hardly|barely|neither|nor|cannot|\w+n't|lack|lacks|lacking|unable"
-)
-_CLAUSE_END = re.compile(r"[.!?;:,()]|but|however|although|though|yet|while|whereas|rather")
-#: Words of a lexicon that prose uses for grammar far more often than for a feeling.
+#: Words of a lexicon that prose uses otherwise far more often than for a feeling.
 _GRAMMAR = re.compile(
-    r"active|bad|badly|certain|certainly|close|closeness|complete|drive|effort|high|involved|like|"
-    r"normal|ordinary|original|present|ready|significance|significant|still|used"
+    r"active|bad|badly|beat|blue|certain|certainly|close(?:[ds]|ness)?|complete|cross(?:ed)?|deny|"
+    r"denie[sd]|drive|effort|fail(?:s|ed)?|flat|guess(?:es)?|high|involved|like|long(?:er)?|"
+    r"mean[st]?|miss|normal|objects?|open(?:s|ed|ing)?|ordinary|original|present|ready|"
+    r"significance|significant|slight|spent|still|used"
 )
-#: A negation reaches this many words, or to the end of its clause.
-_NEGATED_WORDS = 8
+#: Begins a predicate of its own, which a denial before it does not reach.
+_ANEW = (
+    r"(?:he|she|it|they|there|this|is|are|was|were|(?:look|seem|appear|remain|stay|sound)(?:s|ed)|"
+    r"becomes|feels|felt|shows|expresses|displays|conveys|lacks|fails|denies)\b"
+)
+#: One of a row of words or noun phrases, not a comment upon the sentence ("possibly angry").
+_ITEM = (
+    rf"(?!\s*(?:{_ANEW}|\w+ing\s+(?!n?or\b)|(?:and|but|only|just|rather|instead|possibly|perhaps|"
+    r"maybe|probably|likely|clearly|obviously|apparently)\b))(?:\s*(?!n?or\b)[\w'-]++){1,3}+"
+)
+_LIST = rf"(?:{_ITEM},){{0,8}}+(?:{_ITEM})?+\s*n?or\b"
+#: What governs denial. `ends`: a clause's end, a reason, or what takes a denial back ("cannot hide
+#: his anger", "no doubt happy"), unless the denial is of just that ("not yet happy"). `turns`:
+#: denies, but takes another denial back ("never fails to smile"). `on`: a comma as in "neither joy,
+#: love, nor hope". `idiom`: names nothing.
+_SIGN = re.compile(
+    rf"""
+    (?P<ends> [.!?;:()–—]|,(?!{_LIST}) | (?<=\s)-+(?=\s) | \band(?=\s+{_ANEW}) | (?<![\w'-])(?:
+        but|however|although|though|while|whereas | (?<!n.t\s)(?:yet|because|since|due)
+        | as(?=\s+(?:he|she|they)\b) | rather(?!\s+than\b) | instead(?!\s+of\b)
+        | only|just|merely|simply | help(?=\s+(?:but|\w+ing)\b)
+        | (?:no|any|without\s+a)\s+doubt(?!,|\s+(?:n?or|and)\b) | no\s+(?:wonder|question)
+        | be(?:en)?(?=\s+(?:more|\w+ier)\b) | contain(?:s|ing)?(?=\s+(?:his|her|their)\b)
+        | hid(?:es?|ing) | disguis(?:es?|ing) | (?:conceal|control|restrain)(?:s|l?ing)?
+        | (?:mask|suppress)(?:e?s|ing)? )(?![\w'-]) )
+    | (?P<denies> (?<![\w'-])(?: not|no\s+longer|no|never|cannot|\w+n't|neither|nor|nobody|none
+        |nothing|hardly|barely|scarcely|rarely|seldom | rather\s+than|instead\s+of )(?![\w'-]) )
+    | (?P<turns> (?<![\w'-])(?: without|unable|impossible|lack(?:s|ed|ing)?|absence\s+of
+        | (?:free|devoid)\s+(?:of|from) | far\s+from | anything\s+but
+        | den(?:y|ies|ied|ying) | fail(?:s|ed|ing|ure)?\s+to | los(?:es?|ing)
+        | (?:stop(?:s|ped)?|cease[sd]?)(?=\s+(?:to\s+be|\w+ing)\b) )(?![\w'-]) )
+    | (?P<on> , )
+    | (?P<idiom> (?<![\w'-])kind\s+of\b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: A denial reaches this many words, or to what ends it.
+_DENIED_WORDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +115,7 @@ def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
     """The emotion words that a text ascribes to its person, the best supported first.
 
     Args:
-        text: prose in English; quoted speech is left out.
+        text: prose in English; what stands in quotes is left out.
         lexicon: whose words are looked for; None: the built-in one.
 
     Returns:
@@ -95,9 +140,10 @@ def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
 
 def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
     """Every word of the lexicon in a text outside of quotes, longest match first, weighed."""
-    for sentence in _SENTENCE_END.split(_QUOTED.sub(" ", text)):
+    for sentence in _SENTENCE_END.split(_QUOTED.sub(" ", text.translate(_APOSTROPHES))):
         stated = _THAT.search(sentence)
         concludes = _THEREFORE.search(sentence) is not None
+        felt = [part.span() for part in _CLAUSE.finditer(sentence) if _FEELING.search(part.group())]
         for word, start, denied in _words_of(sentence, lexicon):
             if denied:
                 yield Mention(word, 0.0)
@@ -105,36 +151,36 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
                 yield Mention(word, _MENTIONED)
             else:
                 weight = _MENTIONED + (_STATED if stated else _CONCLUDED if concludes else 0.0)
-                yield Mention(word, weight + _FELT * _speaks_of_feeling(sentence, start))
+                yield Mention(word, weight + _FELT * any(a <= start < b for a, b in felt))
 
 
 def _words_of(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, int, bool]]:
     """Words of the lexicon in a sentence: the word, where it begins, whether it is denied."""
-    tokens = [
-        (found.group().lower().replace("’", "'"), found.start())
-        for found in _TOKEN.finditer(sentence)
-    ]
-    denied_words = at = 0
+    found = list(_TOKEN.finditer(sentence))
+    tokens = [token.group().lower() for token in found]
+    signs = {sign.start(): sign for sign in _SIGN.finditer(sentence)}
+    at = reach = 0
     while at < len(tokens):
-        token, start = tokens[at]
-        length = 1
-        if _CLAUSE_END.fullmatch(token):
-            denied_words = 0
-        elif _NEGATION.fullmatch(token) and tokens[at + 1 : at + 2] != [
-            ("only", start + len(token) + 1)
-        ]:
-            denied_words = _NEGATED_WORDS + 1
-        for count in range(min(_LONGEST_PHRASE, len(tokens) - at), 0, -1):
-            phrase = " ".join(word for word, _ in tokens[at : at + count])
-            if lexicon.knows(phrase) and not _GRAMMAR.fullmatch(phrase):
-                yield phrase, start, denied_words > 0
-                length = count
-                break
-        at += length
-        denied_words = max(0, denied_words - 1)
+        start, denied = found[at].start(), at < reach
+        sign = signs.get(start)
+        kind = sign.lastgroup if sign else None
+        signed = len(_TOKEN.findall(sign.group())) if sign else 0
+        length = _entry_length(tokens[at : at + _LONGEST_PHRASE], lexicon)
+        if length > signed:
+            yield " ".join(tokens[at : at + length]), start, denied
+            if tokens[at + length : at + length + 1] not in (["of"], ["such"]):
+                kind = None  # "can't wait": the denial is within the word
+        at += max(length, signed, 1)
+        if kind == "denies" or (kind == "turns" and not denied) or (kind == "on" and denied):
+            reach = at + _DENIED_WORDS
+        elif kind in ("turns", "ends"):
+            reach = 0
 
 
-def _speaks_of_feeling(sentence: str, start: int) -> bool:
-    """Whether the clause around a position speaks of feeling or expressing."""
-    clause = next(found for found in _CLAUSE.finditer(sentence) if found.end() > start)
-    return _FEELING.search(clause.group()) is not None
+def _entry_length(tokens: list[str], lexicon: Lexicon) -> int:
+    """How many of the first tokens make up the longest word of the lexicon; 0: none does."""
+    for count in range(len(tokens), 0, -1):
+        phrase = " ".join(tokens[:count])
+        if lexicon.knows(phrase) and not _GRAMMAR.fullmatch(phrase):
+            return count
+    return 0
