@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
@@ -76,10 +77,9 @@ def hit_pairs(
     pairs: Sequence[Pair], lexicon: Lexicon, *, failed: int = 0, cited: str = ""
 ) -> HitScore:
     """HIT of words that are parsed already; arguments as in `score.score_pairs`."""
-    hits, _, true = np.moveaxis(class_counts(pairs, lexicon), -1, 0)  # (N, 5) each
-    kept = (true > 0).sum(axis=0)  # (5,)
-    wheels = ((hits > 0).sum(axis=0) / np.where(kept > 0, kept, 1)).tolist()
-    unmapped = int((true == 0).all(axis=1).sum())
+    counts = class_counts(pairs, lexicon)
+    wheels = wheel_rates(counts, np.ones(len(pairs))).tolist()
+    unmapped = int((counts[..., 2] == 0).all(axis=1).sum())
     distinct = [set(words) for _, words in pairs]
     return HitScore(
         hit=sum(wheels) / WHEELS,
@@ -90,6 +90,16 @@ def hit_pairs(
         skipped=reasons({"the label has no class": unmapped, "no prediction": failed}),
         signature=cited,
     )
+
+
+def wheel_rates(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Hit rate a wheel from class counts (N, 5, 3) and sample weights (..., N): (..., 5).
+
+    Rates are over the samples whose label has a class there; 0 where none has.
+    """
+    kept = weights @ (counts[..., 2] > 0)
+    rates: NDArray[np.float64] = weights @ (counts[..., 0] > 0) / np.where(kept > 0, kept, 1.0)
+    return rates
 
 
 def best_constant_hit(

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import reasons
 
@@ -51,18 +54,30 @@ def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) 
         else:
             pairs.append((label > 0, sentiment == "positive"))
     n = len(pairs)
-    waf = 0.0
-    for sign in (True, False):
-        hits = sum(true == said == sign for true, said in pairs)
-        true_n = sum(true == sign for true, _ in pairs)
-        said_n = sum(said == sign for _, said in pairs)
-        waf += 2 * hits / (true_n + said_n) * true_n if hits else 0.0
+    true, said = np.array(pairs, dtype=bool).reshape(n, 2).T
     return SentimentScore(
-        waf=waf / n if n else 0.0,
-        accuracy=sum(true == said for true, said in pairs) / n if n else 0.0,
+        waf=float(weighted_f1(true, said, np.ones(n))),
+        accuracy=float((true == said).sum()) / max(n, 1),
         n=n,
         skipped=reasons({"the label is 0": zero, "no sentiment": failed}),
     )
+
+
+def weighted_f1(
+    true: NDArray[np.bool_], said: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """F1 of both signs, weighted by their frequency, from sample weights (..., N): (...).
+
+    Args:
+        true, said: (N,) whether a sample is positive, and was said to be.
+        weights: how often each sample counts.
+    """
+    total = np.zeros(weights.shape[:-1])
+    for is_so, named in ((true, said), (~true, ~said)):
+        support, claimed, hits = (weights @ part for part in (is_so, named, is_so & named))
+        total += support * 2 * hits / np.where(support + claimed > 0, support + claimed, 1.0)
+    scored = weights.sum(axis=-1)
+    return np.asarray(total / np.where(scored > 0, scored, 1.0))
 
 
 def sentiment_of(words: Sequence[str], lexicon: Lexicon | None = None) -> str:

@@ -17,8 +17,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from affectgpt_r1.emotion.hit import wheel_rates
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import Pair, class_counts, statistics, wheel_means
+from affectgpt_r1.emotion.sentiment import weighted_f1
 
 #: A corpus score as a function of how often each sample counts: weights (R, N) to values (R,).
 Statistic: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -80,31 +82,16 @@ def ew_statistic(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> Sta
 def hit_statistic(pairs: Sequence[Pair], lexicon: Lexicon) -> Statistic:
     """HIT of answers to N samples."""
     counts = class_counts(pairs, lexicon)
-    kept, hits = counts[..., 2] > 0, counts[..., 0] > 0  # (N, 5)
-
-    def hit(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = weights @ kept
-        rate = weights @ hits / np.where(total > 0, total, 1.0)  # (R, 5)
-        return np.asarray(rate.sum(axis=-1) / WHEELS)
-
-    return hit
+    return lambda weights: wheel_rates(counts, weights).sum(axis=-1) / WHEELS
 
 
 def waf_statistic(labels: Sequence[float], sentiments: Sequence[str]) -> Statistic:
     """Weighted F1 of sentiments; samples whose label is 0 count nothing."""
     signed = np.asarray(labels, dtype=np.float64)
-    said = np.array([sentiment == "positive" for sentiment in sentiments])
-
-    def waf(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = np.zeros(len(weights))
-        for true, named in ((signed > 0, said), (signed < 0, ~said)):
-            support, claimed = weights @ true, weights @ (named & (signed != 0))
-            hits = weights @ (true & named)
-            total += support * 2 * hits / np.where(support + claimed > 0, support + claimed, 1.0)
-        scored = weights @ (signed != 0)
-        return np.asarray(total / np.where(scored > 0, scored, 1.0))
-
-    return waf
+    scored = signed != 0
+    true = signed[scored] > 0
+    said = np.array([sentiment == "positive" for sentiment in sentiments])[scored]
+    return lambda weights: weighted_f1(true, said, weights[..., scored])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

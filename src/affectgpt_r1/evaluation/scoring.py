@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 from affectgpt_r1.emotion.ask import Server, ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.hit import best_constant_hit, hit_pairs
-from affectgpt_r1.emotion.labels import Parser, parse_labels
+from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import Answer, Pair, sample_f, sample_wheels, signature
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
@@ -199,25 +199,21 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             f"{source}: the reference parser reads texts and lists in `prediction`, and no "
             "completions: leave --parser and --preset out, or take the words out of them first"
         )
-    numbers = [isinstance(row.labels, int | float) for row in rows]
-    if any(numbers) != (rule.metric == "sentiment") or any(numbers) != all(numbers):
-        wanted = "numbers (intensities)" if rule.metric == "sentiment" else "emotion words"
-        wrong = next(
-            r for r, n in zip(rows, numbers, strict=True) if n != (rule.metric == "sentiment")
-        )
+    signed = rule.metric == "sentiment"
+    wrong = [row.id for row in rows if isinstance(row.labels, int | float) != signed]
+    if wrong:
+        wanted = "numbers (intensities)" if signed else "emotion words"
         raise InputError(
             f"{source}: --metric {rule.metric} needs labels that are {wanted}, and those of "
-            f"{wrong.id!r} are not: choose another metric"
+            f"{wrong[0]!r} are not: choose another metric"
         )
     given = [
-        row
-        for row in rows
-        if row.prediction is not None or (rule.metric == "sentiment" and row.sentiment is not None)
+        row for row in rows if row.prediction is not None or (signed and row.sentiment is not None)
     ]
     pairs = [
         (
-            () if rule.metric == "sentiment" else tuple(parse_labels(row.labels, rule.parser)),
-            tuple(parse_labels(row.prediction, rule.parser)),
+            () if signed else read_words(row.labels, rule.parser),
+            read_words(row.prediction, rule.parser),
         )
         for row in given
     ]
