@@ -180,15 +180,18 @@ def test_a_long_subtitle_is_cut_and_the_question_stays() -> None:
     assert processor.text(prompt.ids).endswith("###Assistant: ")
 
 
-def test_the_loss_falls_on_target_and_end_only() -> None:
+def test_a_target_ends_with_the_stop_string_and_the_end() -> None:
+    _, processor = tiny_model()
+    ids = processor.target("<answer>a, b</answer>")
+    assert ids[-1] == processor.end_id
+    assert processor.text(ids) == "<answer>a, b</answer>###"
+
+
+def test_the_loss_falls_on_labelled_positions_only() -> None:
     model, processor = tiny_model()
-    prompts = [processor.prompt(prompt_pieces(t), training=True) for t in ("Oh.", "Oh no, no.")]
-    targets = [processor.target("<answer>sad</answer>"), processor.target("<answer>a, b</answer>")]
-    batch = processor.batch(prompts, [f for _, f in examples(2).pairs], targets)
-    labels = batch.pop("labels")
-    kept = [row[row != -100].tolist() for row in labels]
-    assert kept == targets
-    assert all(row[-1] == processor.end_id for row in kept)
+    batch = prompt_batch(processor)
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[:, -5:-2] = batch["input_ids"][:, -5:-2]
     logits = model(**batch).logits[:, :-1]
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
     assert float((model(**batch, labels=labels).loss - expected).abs()) < 1e-5

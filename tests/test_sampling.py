@@ -123,3 +123,42 @@ def test_logprobs_have_one_value_a_token() -> None:
     )
     assert all(len(s.ids) == len(s.logprobs) for group in groups for s in group)
     assert all(value <= 0 for group in groups for s in group for value in s.logprobs)
+
+
+def test_first_tokens_follow_the_softmax() -> None:
+    model, processor = tiny_model()
+    batch = prompt_batch(processor, ("Oh.",))
+    draws, classes = 4000, 100
+    (group,) = sample(
+        model, processor, batch, seeds=[list(range(draws))], settings=SamplingSettings(1, 0.7)
+    )
+    with torch.no_grad():
+        probabilities = (model(**batch).logits[0, -1] / 0.7).double().softmax(-1)
+    # Neighbouring tokens as one class: some 40 draws are expected in each.
+    of_token = (probabilities.cumsum(0) * classes).long().clamp(max=classes - 1)
+    expected = torch.zeros(classes).double().index_add(0, of_token, probabilities) * draws
+    drawn = of_token[torch.tensor([s.ids[0] for s in group])]
+    observed = torch.bincount(drawn, minlength=classes)
+    statistic = float(((observed - expected) ** 2 / expected).sum())
+    freedom = classes - 1
+    # 99.9 % quantile of chi-square, by Wilson and Hilferty.
+    limit = freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+    assert expected.min() > 5
+    assert statistic < limit
+
+
+def test_prompts_are_computed_once_and_a_token_a_row_then() -> None:
+    model, processor = tiny_model()
+    batch = prompt_batch(processor)
+    rows: list[tuple[int, ...]] = []
+    first = model.language_model.model.layers[0]
+    first.register_forward_hook(lambda *call: rows.append(tuple(call[1][0].shape[:2])))
+    (one, two) = sample(
+        model, processor, batch, seeds=[[1, 2, 3], [4, 5, 6]], settings=SamplingSettings(6)
+    )
+    assert rows[0] == (2, batch["input_ids"].shape[1])
+    assert all(length == 1 for _, length in rows[1:])
+    lengths = [len(s.ids) for s in (*one, *two)]
+    assert [count for count, _ in rows[1:]] == [
+        sum(length > step for length in lengths) for step in range(1, max(lengths))
+    ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from affectgpt_r1.errors import InputError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.sampling import SamplingSettings, sample
-from affectgpt_r1.training.shared_prefix import completion_logprobs, pack
+from affectgpt_r1.model.shared_prefix import completion_logprobs, head_logprobs, share_prefixes
 from tiny import prompt_batch, tiny_model
 
 Ids = Sequence[Sequence[Sequence[int]]]
@@ -66,6 +68,7 @@ def test_gradients_are_those_of_plain_rows(checkpointing: bool, attention: str) 
     model, processor = tiny_model()
     model = model.double().train()
     model.language_model.set_attn_implementation(attention)
+    share_prefixes(model.language_model)
     if checkpointing:
         model.language_model.activation_checkpointing_enable()
     with torch.no_grad():
@@ -108,17 +111,94 @@ def test_sampler_and_loss_are_one_policy() -> None:
         seeds=[[0, 1], [2, 3]],
         settings=SamplingSettings(10, temperature=0.7),
     )
-    logprobs, _ = completion_logprobs(
-        model, batch, [[s.ids for s in group] for group in groups], temperature=0.7
-    )
+    with torch.no_grad():
+        logprobs, _ = completion_logprobs(
+            model, batch, [[s.ids for s in group] for group in groups], temperature=0.7
+        )
     for b, group in enumerate(groups):
         for g, drawn in enumerate(group):
             difference = logprobs[b, g, : len(drawn.ids)] - torch.tensor(drawn.logprobs)
             assert float(difference.abs().max()) < 1e-4
 
 
-def test_the_packed_row_holds_the_prompt_once() -> None:
-    packing = pack([[[1, 2, 3], [4]], [[5], [6, 7]]], prompt_length=10)
-    assert packing.length == 14
-    assert packing.present.sum() == 7
-    assert packing.sources[0, 0, 0] == packing.sources[0, 1, 0] == 9
+def test_one_row_under_a_dense_block_mask_gives_the_same() -> None:
+    model, processor = tiny_model()
+    model = model.double().eval()
+    batch = prompt_batch(processor)
+    completions = completions_of([[3, 1, 6], [2, 5, 2]])
+    logprobs, present = completion_logprobs(model, batch, completions)
+    prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
+    owners, positions, rows = [], [], []
+    for b, mask in enumerate(batch["attention_mask"].bool()):
+        rows.append(prompts[b][mask])
+        owners += [(b, -1)] * int(mask.sum())
+        positions += range(int(mask.sum()))
+    for b, group in enumerate(completions):
+        for g, ids in enumerate(group):
+            rows.append(model.get_input_embeddings()(torch.tensor(ids)))
+            owners += [(b, g)] * len(ids)
+            start = int(batch["attention_mask"][b].sum())
+            positions += range(start, start + len(ids))
+    seen = torch.tensor(
+        [
+            [j <= i and b == c and h in (-1, g) for j, (c, h) in enumerate(owners)]
+            for i, (b, g) in enumerate(owners)
+        ]
+    )
+    hidden = model.language_model.model(
+        inputs_embeds=torch.cat(rows)[None],
+        attention_mask=torch.zeros(seen.shape).double().masked_fill(~seen, -1e300)[None, None],
+        position_ids=torch.tensor(positions)[None],
+    ).last_hidden_state[0]
+    table = model.get_output_embeddings()(hidden).log_softmax(-1)
+    for b, group in enumerate(completions):
+        for g, ids in enumerate(group):
+            own = owners.index((b, g))
+            last = max(i for i, owner in enumerate(owners) if owner == (b, -1))
+            before = [last, *range(own, own + len(ids) - 1)]
+            expected = table[before, ids]
+            assert (logprobs[b, g][present[b, g]] - expected).abs().max() < 1e-6
+
+
+def test_bfloat16_scores_are_those_of_float32_but_for_rounding() -> None:
+    model, processor = tiny_model()
+    batch = prompt_batch(processor)
+    completions = completions_of([[3, 1, 6], [2, 5, 2]])
+    exact, _ = completion_logprobs(model, batch, completions)
+    rounded, _ = completion_logprobs(model.bfloat16(), batch, completions)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_head_in_chunks_is_the_head(trained: bool) -> None:
+    model, _ = tiny_model(lora_rank=0 if trained else 4)
+    head = model.get_output_embeddings()
+    hidden = torch.randn(700, 64, requires_grad=True)  # more than two chunks
+    ids, weights = torch.randint(0, head.weight.shape[0], (700,)), torch.randn(700)
+    wanted = [hidden, head.weight] if trained else [hidden]
+    ours = head_logprobs(model, hidden, ids, 0.7)
+    plain = (head(hidden) / 0.7).log_softmax(-1)[torch.arange(700), ids]
+    assert (ours - plain).abs().max() < 1e-5
+    for one, other in zip(
+        torch.autograd.grad((ours * weights).sum(), wanted),
+        torch.autograd.grad((plain * weights).sum(), wanted),
+        strict=True,
+    ):
+        assert (one - other).abs().max() < 1e-4 * other.abs().max()
+
+
+def test_attention_that_cannot_be_shared_is_refused() -> None:
+    model, processor = tiny_model()
+    model.language_model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="share_prefixes"):
+        completion_logprobs(model, prompt_batch(processor), completions_of([[1], [1]]))
+    model.language_model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(InputError, match="sliding_attention"):
+        share_prefixes(model.language_model)
+
+
+def test_a_model_folder_does_not_name_the_attention(tmp_path: Path) -> None:
+    model, _ = tiny_model()
+    model.save_pretrained(tmp_path)
+    assert not [p for p in tmp_path.rglob("*.json") if "shared_prefix" in p.read_text()]

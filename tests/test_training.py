@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ import torch
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe
+from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, TrainingError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
-from affectgpt_r1.model.sampling import SamplingSettings, sample
+from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
+from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
@@ -39,6 +42,13 @@ from tiny import (
 )
 
 Metrics = list[Mapping[str, float]]
+
+
+class RewardedByPlace(GrpoTrainer):
+    """Every group varies, whatever was sampled."""
+
+    def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
+        return [RewardBreakdown(1.0, None, 1.0, float(i)) for i, _ in enumerate(completions)]
 
 
 def cold_start(
@@ -238,15 +248,149 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
-def test_leaving_out_equal_groups_changes_no_loss(loss_type: str) -> None:
+def test_the_parts_of_an_update_sum_to_its_loss_and_equal_groups_add_nothing(
+    loss_type: str,
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    per_token = torch.randn(2, 3, 5, generator=generator)
-    lengths = torch.tensor([[5, 2, 3], [1, 4, 4]])
+    per_token = torch.randn(3, 3, 5, generator=generator)
+    lengths = torch.tensor([[5, 2, 3], [1, 4, 4], [2, 2, 5]])
     present = torch.arange(5) < lengths[..., None]
     per_token[1] = 0.0  # a group without variance
-    whole = average(per_token, present, loss_type, 8)
-    part = average(per_token[:1], present[:1], loss_type, 8, skipped=[1, 4, 4])
-    assert torch.allclose(whole, part)
+    tokens = float(lengths.sum())
+    whole = average(per_token, present, loss_type, 8, 9, tokens)
+    parts = [
+        average(per_token[i : i + 1], present[i : i + 1], loss_type, 8, 9, tokens) for i in (0, 2)
+    ]
+    assert torch.allclose(whole, parts[0] + parts[1])
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
+def test_accumulation_makes_the_update_of_one_batch(
+    started: Path, tmp_path: Path, loss_type: str
+) -> None:
+    models = []
+    for size, times in ((4, 1), (1, 4)):
+        recipe = grpo_recipe(
+            tmp_path / str(size), max_steps=2, batch_size=size, gradient_accumulation_steps=times
+        ).model_copy(update={"loss_type": loss_type})
+        models.append(grpo(recipe, started, examples(64))[0])
+    others = models[1].state_dict()
+    assert all(torch.allclose(t, others[n], atol=2e-5) for n, t in models[0].state_dict().items())
+
+
+def test_later_updates_reuse_the_completions_and_are_clipped(tmp_path: Path) -> None:
+    recipe = grpo_recipe(tmp_path, max_steps=6, learning_rate=0.01).model_copy(
+        update={"num_iterations": 2, "epsilon": 0.1, "epsilon_high": 0.15, "beta": 0.01}
+    )
+    model, processor = tiny_model(lora_rank=4)  # a reference needs an adapter
+    seen: Metrics = []
+    RewardedByPlace(
+        model,
+        processor,
+        examples(16),
+        recipe=recipe,
+        lexicon=Lexicon.load("builtin"),
+        progress=lambda _, __, row: seen.append(row),
+    ).train()
+    assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 3 * 4
+    assert ["reward" in row for row in seen] == [True, False] * 3
+    assert all(row["clip_ratio"] == 0 for row in seen[::2])
+    assert any(row["clip_ratio"] > 0 for row in seen[1::2])
+
+
+def test_several_updates_a_batch_resume_bit_equal(started: Path, tmp_path: Path) -> None:
+    def recipe(folder: str) -> GrpoRecipe:
+        made = grpo_recipe(tmp_path / folder, max_steps=6)
+        return made.model_copy(update={"num_iterations": 2})
+
+    data = examples(20)
+    whole, _ = grpo(recipe("whole"), started, data)
+    grpo(recipe("halves"), started, data)
+    last = sorted((tmp_path / "halves/checkpoints").iterdir())[-1]
+    (last / "manifest.json").unlink()
+    again, resumed = grpo(recipe("halves"), started, data, resume=True)
+    assert resumed[0]["step"] == 5
+    assert same_weights(whole, again)
+
+
+def test_groups_without_variance_are_replaced_by_other_clips(tmp_path: Path) -> None:
+    # Only clips 0 to 3 have labels that any answer can meet.
+    model, processor = tiny_model()
+    with torch.no_grad():
+        model.language_model.lm_head.weight.zero_()  # every answer is noise
+    clips = [Clip(id=f"c{i}", labels=("happy",)) for i in range(16)]
+    data = Examples(clips, [features(i) for i in range(16)])
+
+    class Lengths(GrpoTrainer):
+        def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
+            return [
+                RewardBreakdown(1.0, None, 1.0, len(c.text) * (int(clip.id[1:]) < 4) / 100)
+                for c in completions
+            ]
+
+    seen: list[Metrics] = []
+    for rounds in (0, 8):
+        recipe = grpo_recipe(tmp_path / str(rounds), max_steps=3)
+        rollout = recipe.rollout.model_copy(update={"max_resamples": rounds})
+        rows: Metrics = []
+        Lengths(
+            model,
+            processor,
+            data,
+            recipe=recipe.model_copy(update={"rollout": rollout}),
+            lexicon=Lexicon.load("builtin"),
+            progress=lambda _, __, row, rows=rows: rows.append(row),
+        ).train()
+        seen.append(rows)
+    kept = [
+        json.loads(line)["id"] for line in (tmp_path / "8/rollouts.jsonl").read_text().splitlines()
+    ]
+    assert "resampled" not in seen[0][0]
+    assert seen[1][0]["resampled"] > 0
+    assert sum(int(clip[1:]) < 4 for clip in kept) > len(kept) * 0.7
+
+
+def test_truncated_completions_can_be_left_out(tmp_path: Path) -> None:
+    # Nothing ever ends: with the mask no token is left to learn from.
+    model, processor = tiny_model(lora_rank=4)
+    before = {name: tensor.clone() for name, tensor in model.trained_state().items()}
+
+    for masked in (True, False):
+        recipe = grpo_recipe(tmp_path / str(masked), max_steps=1, weight_decay=0.0)
+        rollout = recipe.rollout.model_copy(update={"max_completion_length": 2})
+        RewardedByPlace(
+            model,
+            processor,
+            examples(4),
+            recipe=recipe.model_copy(
+                update={"rollout": rollout, "mask_truncated_completions": masked}
+            ),
+            lexicon=Lexicon.load("builtin"),
+            progress=lambda *_: None,
+        ).train()
+        same = all(torch.equal(t, before[n]) for n, t in model.trained_state().items())
+        assert same == masked
+
+
+def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:
+    model, processor = tiny_model(lora_rank=4)
+    data = examples(6)
+    recipe = cold_start_recipe(tmp_path)
+    trainer = ColdStartTrainer(model, processor, data, recipe=recipe, progress=lambda *_: None)
+    loss = trainer.compute_loss(model, {"examples": data.pairs})
+    total, count = 0.0, 0
+    for clip, found in data.pairs:
+        draw = random.Random(seed_of(recipe.run.seed, 0, clip.id))
+        prompt, target = trainer._example(clip, found, draw)
+        batch = processor.batch([prompt], [found])
+        batch["input_ids"] = torch.cat([batch["input_ids"], torch.tensor([target])], 1)
+        batch["modality"] = torch.nn.functional.pad(batch["modality"], (0, len(target)))
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        with torch.no_grad():
+            logprobs = model(**batch).logits[0, len(prompt.ids) - 1 : -1].log_softmax(-1)
+        total -= float(logprobs[range(len(target)), target].sum())
+        count += len(target)
+    assert abs(float(loss.detach()) - total / count) < 1e-5
 
 
 def test_the_reference_is_the_adapter_switched_off() -> None:

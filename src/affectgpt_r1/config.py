@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from affectgpt_r1.errors import MissingFileError, RecipeError
 
@@ -138,13 +138,19 @@ class ColdStartRecipe(Section):
 
 
 class RolloutSettings(Section):
-    """How completions are sampled in training; names as in TRL."""
+    """How completions are sampled in training; names as in TRL.
+
+    Attributes:
+        max_resamples: a group whose rewards do not vary is replaced by another clip's, so many
+            times at most; 0: it is left out.
+    """
 
     num_generations: Annotated[int, Field(ge=2)] = 8
     max_completion_length: PositiveInt = 256
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
+    max_resamples: Annotated[int, Field(ge=0)] = 0
 
 
 class RewardSettings(Section):
@@ -173,6 +179,9 @@ class GrpoRecipe(Section):
             tokens; dr_grpo: over a constant length).
         beta: weight of the KL term to the adapter-off reference; 0: no reference work at all.
         scale_rewards: by the group's or the batch's standard deviation, or not.
+        num_iterations: updates on the same completions; divides `run.save_steps`.
+        epsilon, epsilon_high: how far the ratio to the first update's policy counts, downwards and
+            upwards (None: as downwards).
         mask_truncated_completions: completions that never ended teach nothing.
     """
 
@@ -189,7 +198,19 @@ class GrpoRecipe(Section):
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
     beta: NonNegative = 0.0
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    num_iterations: PositiveInt = 1
+    epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    epsilon_high: Annotated[float, Field(gt=0)] | None = None
     mask_truncated_completions: bool = False
+
+    @model_validator(mode="after")
+    def _saved_between_rollouts(self) -> Self:
+        if self.run.save_steps % self.num_iterations:
+            raise ValueError(
+                f"run.save_steps={self.run.save_steps} is no multiple of num_iterations="
+                f"{self.num_iterations}: a checkpoint holds no completions to go on with"
+            )
+        return self
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,7 +8,7 @@ name elsewhere (nano) or was trained itself (rank 0) lies in the folder too. Not
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -31,6 +31,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
+from affectgpt_r1.model.shared_prefix import share_prefixes
 from affectgpt_r1.model.weights import load_language_model, weights_digest
 
 #: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
@@ -67,6 +68,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if language_model is not None
             else AutoModelForCausalLM.from_config(deepcopy(config.text_config))
         )
+        share_prefixes(self.language_model)
         self.language_model.requires_grad_(config.lora_rank == 0)
         self.fusion = Fusion(
             config.visual_width, config.audio_width, config.text_config.hidden_size
@@ -141,8 +143,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        run: Callable[[Self], Any] | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> Any:
         """Run the language model over text and modality tokens.
 
         Args:
@@ -154,11 +157,15 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: (B, L), -100 where no loss falls. With labels, only their positions meet the
                 head and no logits are returned: the vocabulary is large and the prompt long.
             logits_to_keep: the last so many positions get logits; 0 means all.
+            run: called with this model, and its result returned, instead of all the above: what
+                scores and samples runs inside `forward`, where a sharded model has its weights.
             **kwargs: passed on to the language model (`num_items_in_batch` is the loss's).
 
         Returns:
             loss (mean over labelled tokens, or their sum / `num_items_in_batch`), logits, cache.
         """
+        if run is not None:
+            return run(self)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give input_ids or inputs_embeds")

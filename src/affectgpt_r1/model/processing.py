@@ -124,48 +124,31 @@ class AffectGPTProcessor(ProcessorMixin):
         return ids
 
     def batch(
-        self,
-        prompts: Sequence[TokenisedPrompt],
-        features: Sequence[Features],
-        targets: Sequence[Sequence[int]] | None = None,
+        self, prompts: Sequence[TokenisedPrompt], features: Sequence[Features]
     ) -> dict[str, Tensor]:
-        """Pad prompts to one length and stack the clips' features.
-
-        Prompts to be continued are padded on the left. Prompts with targets are padded on the
-        right: no row of the attention is then without anything to look at, which some kernels
-        answer with NaN gradients.
+        """Pad prompts on the left to one length and stack the clips' features.
 
         Args:
             prompts: B prompts.
             features: B clips' features, all of one width and length.
-            targets: B targets for supervised training.
 
         Returns:
-            input_ids, attention_mask, modality (B, L), visual (B, t, D_v), audio (B, t, D_a), and
-            with targets also labels (B, L), -100 outside the targets.
+            input_ids, attention_mask, modality (B, P), visual (B, t, D_v), audio (B, t, D_a).
         """
-        ends: Sequence[Sequence[int]] = targets if targets is not None else [()] * len(prompts)
-        length = max(len(p.ids) + len(t) for p, t in zip(prompts, ends, strict=True))
-        shape = (len(prompts), length)
+        shape = (len(prompts), max(len(prompt.ids) for prompt in prompts))
         input_ids = torch.full(shape, self._pad_id)
-        attention_mask, modality = torch.zeros(shape, dtype=torch.long), torch.zeros(shape).long()
-        labels = torch.full(shape, -100)
-        for row, (prompt, target) in enumerate(zip(prompts, ends, strict=True)):
-            start = 0 if targets is not None else length - len(prompt.ids)
-            split, end = start + len(prompt.ids), start + len(prompt.ids) + len(target)
-            input_ids[row, start:split] = torch.tensor(prompt.ids)
-            input_ids[row, split:end] = torch.tensor(list(target), dtype=torch.long)
-            attention_mask[row, start:end] = 1
-            modality[row, start:split] = torch.tensor(prompt.modality)
-            labels[row, split:end] = input_ids[row, split:end]
-        batch = {
+        attention_mask, modality = torch.zeros(shape).long(), torch.zeros(shape).long()
+        for row, prompt in enumerate(prompts):
+            input_ids[row, -len(prompt.ids) :] = torch.tensor(prompt.ids)
+            attention_mask[row, -len(prompt.ids) :] = 1
+            modality[row, -len(prompt.ids) :] = torch.tensor(prompt.modality)
+        return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "modality": modality,
             "visual": torch.stack([torch.from_numpy(f.visual) for f in features]),
             "audio": torch.stack([torch.from_numpy(f.audio) for f in features]),
         }
-        return batch if targets is None else {**batch, "labels": labels}
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode sampled ids, special tokens left out."""

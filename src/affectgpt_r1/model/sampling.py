@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from affectgpt_r1.dialogue import STOP
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
+from affectgpt_r1.model.shared_prefix import Decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def seed_of(*parts: int | str) -> int:
 
 @torch.no_grad()
 def sample(
-    model: AffectGPTForConditionalGeneration,
+    model: nn.Module,
     processor: AffectGPTProcessor,
     batch: Mapping[str, Tensor],
     *,
@@ -74,7 +76,7 @@ def sample(
     """Sample G completions for each of B prompts.
 
     Args:
-        model: in eval mode for undisturbed sampling (dropout is the caller's matter).
+        model: wrapped or not; in eval mode, else dropout disturbs it.
         processor: decodes, to find the stop string.
         batch: input_ids, attention_mask, modality (B, P), visual, audio; padded on the left.
         seeds: B lists of G seeds, one a completion.
@@ -83,35 +85,40 @@ def sample(
     Returns:
         B lists of G samples. Finished rows leave the batch at once.
     """
-    groups = [len(row) for row in seeds]
-    if len(set(groups)) != 1:
+    group = len(seeds[0])
+    if any(len(row) != group for row in seeds):
         raise ValueError("every prompt needs as many seeds as the others")
-    group, device = groups[0], batch["input_ids"].device
-    attention = batch["attention_mask"]
-    positions = (attention.cumsum(-1) - 1).clamp(min=0)  # (B, P)
-    output = model(
-        **batch,
-        position_ids=positions,
-        past_key_values=DynamicCache(),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = output.past_key_values
-    cache.batch_repeat_interleave(group)
-    logits = output.logits[:, -1].repeat_interleave(group, 0)  # (B * G, V)
-    attention = attention.repeat_interleave(group, 0)
-    position = positions[:, -1:].repeat_interleave(group, 0) + 1  # (B * G, 1)
-    generators = [torch.Generator().manual_seed(seed) for row in seeds for seed in row]
-    rows = list(range(len(generators)))  # which completion each row of the batch is
-    ids: list[list[int]] = [[] for _ in rows]
-    logprobs: list[list[float]] = [[] for _ in rows]
-    finished = [False] * len(rows)
+    flat = [seed for row in seeds for seed in row]
+    run = partial(_continue, processor=processor, batch=batch, seeds=flat, settings=settings)
+    drawn = model(run=run)
+    return [drawn[start : start + group] for start in range(0, len(drawn), group)]
+
+
+def _continue(
+    model: AffectGPTForConditionalGeneration,
+    *,
+    processor: AffectGPTProcessor,
+    batch: Mapping[str, Tensor],
+    seeds: Sequence[int],
+    settings: SamplingSettings,
+) -> list[Sample]:
+    """Compute the prompts once, then a token a row at a time."""
+    head, group = model.get_output_embeddings(), len(seeds) // len(batch["input_ids"])
+    hidden, positions, prefix = _prefill(model, batch, group)
+    logits = head(hidden).repeat_interleave(group, 0)  # (B * G, V)
+    position = positions.repeat_interleave(group, 0)  # (B * G, 1)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    ids: list[list[int]] = [[] for _ in seeds]
+    logprobs: list[list[float]] = [[] for _ in seeds]
+    finished = [False] * len(seeds)
+    rows = list(range(len(seeds)))  # which completion each row of the batch is
+    cache = DynamicCache()
     for step in range(settings.max_new_tokens):
         uniform = torch.tensor(
             [torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows],
             dtype=torch.float64,
         )
-        tokens, chosen = draw(logits, uniform.to(device), settings)
+        tokens, chosen = draw(logits, uniform.to(logits.device), settings)
         for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
             ids[row].append(token)
             logprobs[row].append(logprob)
@@ -120,22 +127,49 @@ def sample(
         if not going or step + 1 == settings.max_new_tokens:
             break
         if len(going) < len(rows):
-            index = torch.tensor(going, device=device)
-            cache.batch_select_indices(index)
-            tokens, attention, position = tokens[index], attention[index], position[index]
+            index = torch.tensor(going, device=tokens.device)
+            if step:
+                cache.batch_select_indices(index)
+            tokens, position = tokens[index], position[index]
+            prefix = replace(prefix, slots=prefix.slots[index])
             rows = [rows[place] for place in going]
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
-        output = model(
-            input_ids=tokens[:, None],
-            attention_mask=attention,
+        position = position + 1
+        output = model.language_model.model(
+            inputs_embeds=model.get_input_embeddings()(tokens[:, None]),
             position_ids=position,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            shared=prefix,
         )
-        logits, position = output.logits[:, -1], position + 1
-    drawn = [Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)]
-    return [drawn[start : start + group] for start in range(0, len(drawn), group)]
+        logits = head(output.last_hidden_state[:, -1])
+    return [Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)]
+
+
+def _prefill(
+    model: AffectGPTForConditionalGeneration, batch: Mapping[str, Tensor], group: int
+) -> tuple[Tensor, Tensor, Decoding]:
+    """The prompts' last hidden states (B, H), last positions (B, 1), and what G rows share."""
+    attention = batch["attention_mask"]  # (B, P)
+    positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    output = model.language_model.model(
+        inputs_embeds=model.embed(
+            batch["input_ids"], batch["modality"], batch["visual"], batch["audio"]
+        ),
+        attention_mask=attention,
+        position_ids=positions,
+        past_key_values=DynamicCache(),
+        use_cache=True,
+    )
+    hidden: Tensor = output.last_hidden_state[:, -1]
+    bias = torch.zeros_like(attention, dtype=hidden.dtype).masked_fill(attention == 0, -torch.inf)
+    prefix = Decoding(
+        keys=tuple(layer.keys for layer in output.past_key_values.layers),
+        values=tuple(layer.values for layer in output.past_key_values.layers),
+        bias=bias[:, None, None],
+        slots=torch.arange(len(attention) * group, device=hidden.device),
+        group=group,
+    )
+    return hidden, positions[:, -1:], prefix
 
 
 def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:

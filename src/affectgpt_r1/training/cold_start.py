@@ -15,6 +15,7 @@ from affectgpt_r1.dialogue import Mode, Part, prompt_pieces, target_text
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor, TokenisedPrompt
 from affectgpt_r1.model.sampling import seed_of
+from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
 
@@ -50,16 +51,20 @@ class ColdStartTrainer(RunTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean cross-entropy of the batch's target tokens."""
+        """The mean cross-entropy of the batch's target tokens.
+
+        Prompts and targets are one row without padding, and only targets meet the head.
+        """
         prompts, targets, features = [], [], []
         for clip, clip_features in inputs["examples"]:
             seed = seed_of(self.recipe.run.seed, self.state.global_step, clip.id)
             prompt, target = self._example(clip, clip_features, random.Random(seed))
             prompts.append(prompt)
-            targets.append(target)
+            targets.append([target])
             features.append(clip_features)
-        batch = self._prepare_inputs(self.processor.batch(prompts, features, targets))
-        loss = model(**batch).loss
+        batch = self._prepare_inputs(self.processor.batch(prompts, features))
+        logprobs, present = completion_logprobs(model, batch, targets)
+        loss = -logprobs.sum() / present.sum()
         self.check_finite("the loss", loss)
         return loss
 

@@ -1,14 +1,16 @@
 """Phase 2: GRPO with the emotion-wheel score as reward (PAPER.md, "Two phases").
 
 For each clip: the prompt is computed once, G completions are sampled from its cache, each is
-rewarded by the metric's own function, and one update follows. Names follow TRL's GRPOConfig. With
-one update a batch the old log-probabilities are the detached new ones, so the ratio is 1 and its
-clipping never bites: neither is configured here.
+rewarded by the metric's own function, and one or more updates follow. Names and meanings are those
+of TRL's GRPOConfig. The old log-probabilities are the detached ones of the first update: no pass of
+their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +26,11 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
+from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward
 from affectgpt_r1.training.advantages import group_advantages
 from affectgpt_r1.training.run_folder import append_json
-from affectgpt_r1.training.shared_prefix import completion_logprobs
 from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
 
 
@@ -45,6 +47,25 @@ class Rollout:
     samples: tuple[Sample, ...]
     completions: tuple[Completion, ...]
     rewards: tuple[RewardBreakdown, ...]
+
+
+@dataclass(slots=True)
+class Part:
+    """A micro-batch of rollouts, kept for all the updates that are made on it.
+
+    Attributes:
+        rollouts: B groups.
+        batch: their prompts, as for sampling: (B, P).
+        advantages: (B, G).
+        old: (B, G, T) log-probabilities at the first update; None before it.
+        reference: (B, G, T) log-probabilities with the adapter off, where a KL term asks for them.
+    """
+
+    rollouts: list[Rollout]
+    batch: dict[str, Tensor]
+    advantages: Tensor
+    old: Tensor | None = None
+    reference: Tensor | None = None
 
 
 class GrpoTrainer(RunTrainer):
@@ -68,6 +89,8 @@ class GrpoTrainer(RunTrainer):
         progress: Progress,
     ) -> None:
         self.recipe, self.lexicon = recipe, lexicon
+        self.parts: list[Part] = []
+        self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # else sampler and loss would be two different policies
@@ -80,26 +103,121 @@ class GrpoTrainer(RunTrainer):
             progress=progress,
         )
 
+    def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
+        """Reward one clip's completions; override it to reward otherwise."""
+        rule = self.recipe.rewards
+        weights = RewardRule(rule.accuracy, rule.format, rule.length_penalty, rule.level)
+        return [reward(c, clip.labels or (), self.lexicon, weights) for c in completions]
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """One update's micro-batches: rolled out together, and again at each `num_iterations`."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.state.global_step % self.recipe.num_iterations == 0:
+            self.roll_out([batch["examples"] for batch in batches])
+        return [{"part": part} for part in self.parts], None
+
+    def roll_out(self, groups: Sequence[Sequence[tuple[Clip, Features]]]) -> None:
+        """Sample, reward and normalise the clips of an update, and set them out as its parts."""
+        examples = [example for group in groups for example in group]
+        began_s = time.monotonic()
+        rollouts = self._rollouts(examples, 0)
+        advantages, varied = self._advantages(rollouts)
+        self._report(rollouts, varied)
+        for again in range(1, self.recipe.rollout.max_resamples + 1):
+            equal = np.flatnonzero(~varied)
+            draw = random.Random(seed_of(self.recipe.run.seed, self.state.global_step, again))
+            others = draw.sample(self.examples.pairs, min(len(equal), len(self.examples)))
+            for place, example, rollout in zip(
+                equal, others, self._rollouts(others, again), strict=False
+            ):
+                examples[place], rollouts[place] = example, rollout
+            advantages, varied = self._advantages(rollouts)
+            self.record({"resampled": float(len(others))})
+        self._keep(rollouts)
+        self.record({"rollout_time_s": time.monotonic() - began_s})
+        lengths = [self._length(s) for rollout in rollouts for s in rollout.samples]
+        totals = torch.tensor([float(len(lengths)), float(sum(lengths))], device=self.args.device)
+        completions, tokens = self.accelerator.reduce(totals, "mean").tolist()
+        self.counts = completions, max(tokens, 1.0)
+        self.parts, start = [], 0
+        for group in groups:
+            # Groups without variance teach nothing, unless a KL term holds them too.
+            kept = [i for i in range(start, start + len(group)) if varied[i] or self.recipe.beta]
+            start += len(group)
+            batch = self._prompts([examples[i] for i in kept]) if kept else {}
+            self.parts.append(
+                Part([rollouts[i] for i in kept], batch, torch.from_numpy(advantages[kept]))
+            )
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Roll out the batch's clips and return the policy-gradient loss."""
-        examples: list[tuple[Clip, Features]] = inputs["examples"]
-        batch = self._prepare_inputs(self._prompts(examples))
-        rollouts = self._rollouts([clip for clip, _ in examples], batch)
-        totals = np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
-        advantages, varied = group_advantages(totals, self.recipe.scale_rewards)
-        self._report(rollouts, totals, varied)
-        kept = np.flatnonzero(varied) if self.recipe.beta == 0 else np.arange(len(rollouts))
-        if not len(kept):
-            # Nothing to learn from this batch; every parameter still takes part, with weight 0.
+        """One part's share of the update's loss."""
+        part: Part = inputs["part"]
+        if not part.rollouts:
+            # Nothing to learn from it; every parameter still takes part, with weight 0.
             return sum((p.sum() for p in self.affect_model.trained_state().values()), 0.0) * 0.0
-        part = {name: tensor[torch.from_numpy(kept)] for name, tensor in batch.items()}
-        skipped = [len(s.ids) for i in np.flatnonzero(~varied) for s in rollouts[i].samples]
-        skipped = skipped if self.recipe.beta == 0 else []
-        loss = self._loss([rollouts[i] for i in kept], part, advantages[kept], skipped)
+        recipe = self.recipe
+        logprobs, present = self._score(model, part)
+        if recipe.mask_truncated_completions:
+            finished = [[s.finished for s in rollout.samples] for rollout in part.rollouts]
+            present = present & torch.tensor(finished, device=present.device)[..., None]
+        if part.old is None:
+            part.old = logprobs.detach()
+            self._report_drift(part)
+        ratio = torch.exp(logprobs - part.old)  # (B, G, T)
+        high = recipe.epsilon if recipe.epsilon_high is None else recipe.epsilon_high
+        clipped = ratio.clamp(1 - recipe.epsilon, 1 + high)
+        weights = part.advantages.to(logprobs)[..., None]  # (B, G, 1)
+        per_token = -torch.minimum(ratio * weights, clipped * weights)
+        if recipe.num_iterations > 1:
+            lost = (ratio * weights > clipped * weights) & present
+            self.record({"clip_ratio": float(lost.sum() / present.sum().clamp(min=1))})
+        if recipe.beta:
+            if part.reference is None:
+                with torch.no_grad(), self.affect_model.adapter_off():
+                    part.reference = self._score(model, part)[0]
+            gap = part.reference - logprobs
+            divergence = torch.exp(gap) - gap - 1
+            # Times the ratio, as in TRL since 1.16: else its gradient is not the divergence's.
+            per_token = per_token + recipe.beta * ratio * divergence
+            mean = (divergence.detach() * present).sum() / present.sum().clamp(min=1)
+            self.record({"kl": float(mean)})
+        loss = average(
+            per_token, present, recipe.loss_type, recipe.rollout.max_completion_length, *self.counts
+        )
         self.check_finite("the loss", loss)
-        return loss
+        return loss * len(self.parts)  # the Trainer divides by it
+
+    def _score(self, model: Any, part: Part) -> tuple[Tensor, Tensor]:
+        ids = [[s.ids for s in rollout.samples] for rollout in part.rollouts]
+        return completion_logprobs(
+            model, part.batch, ids, temperature=self.recipe.rollout.temperature
+        )
+
+    def _advantages(
+        self, rollouts: Sequence[Rollout]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        totals = np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
+        return group_advantages(totals, self.recipe.scale_rewards)
+
+    def _length(self, sampled: Sample) -> int:
+        """Tokens of a completion that count in the loss."""
+        masked = self.recipe.mask_truncated_completions and not sampled.finished
+        return 0 if masked else len(sampled.ids)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.recipe.num_iterations == 1:
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _Repeats(
+            len(self.examples),
+            size * self.args.world_size,
+            self.recipe.num_iterations,
+            self.recipe.run.seed,
+        )
 
     def _prompts(self, examples: Sequence[tuple[Clip, Features]]) -> dict[str, Tensor]:
         prompts = [
@@ -114,85 +232,58 @@ class GrpoTrainer(RunTrainer):
             )
             for clip, features in examples
         ]
-        return self.processor.batch(prompts, [features for _, features in examples])
+        batch = self.processor.batch(prompts, [features for _, features in examples])
+        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
 
-    def _rollouts(self, clips: Sequence[Clip], batch: dict[str, Tensor]) -> list[Rollout]:
-        settings, rule = self.recipe.rollout, self.recipe.rewards
+    def _rollouts(self, examples: Sequence[tuple[Clip, Features]], attempt: int) -> list[Rollout]:
+        if not examples:
+            return []
+        settings, step = self.recipe.rollout, self.state.global_step
+        draws = range(settings.num_generations)
         self.affect_model.eval()
         groups = sample(
-            self.affect_model,
+            self.model_wrapped,
             self.processor,
-            batch,
+            self._prompts(examples),
             seeds=[
                 [
-                    seed_of(self.recipe.run.seed, self.state.global_step, clip.id, g)
-                    for g in range(settings.num_generations)
+                    seed_of(self.recipe.run.seed, step, clip.id, g, *[attempt] * (attempt > 0))
+                    for g in draws
                 ]
-                for clip in clips
+                for clip, _ in examples
             ],
             settings=SamplingSettings(
                 settings.max_completion_length, settings.temperature, settings.top_p, settings.top_k
             ),
         )
         self.affect_model.train()
-        reward_rule = RewardRule(rule.accuracy, rule.format, rule.length_penalty, rule.level)
-        rollouts = []
-        for clip, samples in zip(clips, groups, strict=True):
-            completions = tuple(
+        rollouts, began_s = [], time.monotonic()
+        for (clip, _), samples in zip(examples, groups, strict=True):
+            completions = [
                 parse_completion(self.processor.text(s.ids), self.recipe.mode) for s in samples
-            )
-            rewards = tuple(
-                reward(completion, clip.labels or (), self.lexicon, reward_rule)
-                for completion in completions
-            )
-            rollouts.append(Rollout(clip, tuple(samples), completions, rewards))
+            ]
+            rewards = self.rewards(clip, completions)
+            rollouts.append(Rollout(clip, tuple(samples), tuple(completions), tuple(rewards)))
+        self.record({"reward_time_s": time.monotonic() - began_s})
         return rollouts
 
-    def _loss(
-        self,
-        rollouts: Sequence[Rollout],
-        batch: dict[str, Tensor],
-        advantages: NDArray[np.float64],
-        skipped: Sequence[int],
-    ) -> Tensor:
-        recipe, model = self.recipe, self.affect_model
-        ids = [[s.ids for s in rollout.samples] for rollout in rollouts]
-        temperature = recipe.rollout.temperature
-        logprobs, present = completion_logprobs(model, batch, ids, temperature=temperature)
-        if recipe.mask_truncated_completions:
-            finished = [[s.finished for s in rollout.samples] for rollout in rollouts]
-            present = present & torch.tensor(finished, device=present.device)[..., None]
-        self._report_drift(rollouts, logprobs.detach())
-        weights = torch.from_numpy(advantages).to(logprobs)[..., None]  # (B, G, 1)
-        per_token = -torch.exp(logprobs - logprobs.detach()) * weights  # (B, G, T)
-        if recipe.beta:
-            with torch.no_grad(), model.adapter_off():
-                reference, _ = completion_logprobs(model, batch, ids, temperature=temperature)
-            gap = reference - logprobs
-            divergence = torch.exp(gap) - gap - 1
-            per_token = per_token + recipe.beta * divergence
-            self.record({"kl": float((divergence * present).sum() / present.sum().clamp(min=1))})
-        return average(
-            per_token, present, recipe.loss_type, recipe.rollout.max_completion_length, skipped
-        )
-
-    def _report_drift(self, rollouts: Sequence[Rollout], logprobs: Tensor) -> None:
+    def _report_drift(self, part: Part) -> None:
         """How far the sampler's log-probabilities lie from the loss's: they are one policy."""
-        scored = logprobs.tolist()
+        assert part.old is not None
+        scored = part.old.tolist()
         drift = max(
             abs(value - scored[b][g][t])
-            for b, rollout in enumerate(rollouts)
+            for b, rollout in enumerate(part.rollouts)
             for g, s in enumerate(rollout.samples)
             for t, value in enumerate(s.logprobs)
         )
         self.record({"sampler_drift": drift})
 
-    def _report(
-        self, rollouts: Sequence[Rollout], totals: NDArray[np.float64], varied: NDArray[np.bool_]
-    ) -> None:
-        """Log what reward hacking looks like, and keep the rollouts themselves."""
+    def _report(self, rollouts: Sequence[Rollout], varied: NDArray[np.bool_]) -> None:
+        """Log what reward hacking looks like."""
         completions = [c for rollout in rollouts for c in rollout.completions]
         rewards = [r for rollout in rollouts for r in rollout.rewards]
+        totals = np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
         words = [word for c in completions for word in c.words]
         samples = [s for rollout in rollouts for s in rollout.samples]
         judged = [r.accuracy for r in rewards if r.accuracy is not None]
@@ -213,6 +304,8 @@ class GrpoTrainer(RunTrainer):
         if words:
             figures["coverage"] = sum(map(self.lexicon.knows, words)) / len(words)
         self.record(figures)
+
+    def _keep(self, rollouts: Sequence[Rollout]) -> None:
         if self.is_world_process_zero():
             for rollout in rollouts:
                 append_json(
@@ -232,9 +325,10 @@ def average(
     present: Tensor,
     loss_type: str,
     max_completion_length: int,
-    skipped: Sequence[int] = (),
+    completions: float,
+    tokens: float,
 ) -> Tensor:
-    """Average a token loss as TRL's loss types do.
+    """A part's share of an update's loss, averaged as TRL's loss types do.
 
     Args:
         per_token: (B, G, T).
@@ -242,14 +336,32 @@ def average(
         loss_type: grpo: over a completion's tokens, then over completions; dapo: over all tokens;
             dr_grpo: over completions times `max_completion_length`.
         max_completion_length: dr_grpo's constant.
-        skipped: lengths of the completions that were left out because their advantages are 0:
-            their loss is 0, but they count in the averages.
+        completions, tokens: of the whole update, with those left out because their advantages,
+            and so their losses, are 0.
     """
-    kept = present.to(per_token.dtype)
-    completions = per_token.shape[0] * per_token.shape[1] + len(skipped)
+    kept = per_token * present
     if loss_type == "grpo":
-        lengths = kept.sum(-1).clamp(min=1)
-        return ((per_token * kept).sum(-1) / lengths).sum() / completions
+        return (kept.sum(-1) / present.sum(-1).clamp(min=1)).sum() / completions
     if loss_type == "dapo":
-        return (per_token * kept).sum() / (kept.sum() + sum(skipped)).clamp(min=1)
-    return (per_token * kept).sum() / (completions * max_completion_length)
+        return kept.sum() / tokens
+    return kept.sum() / (completions * max_completion_length)
+
+
+class _Repeats(torch.utils.data.Sampler[int]):
+    """Shuffled indices in which every update's worth stands several times in a row."""
+
+    def __init__(self, size: int, update: int, times: int, seed: int) -> None:
+        self.size, self.update, self.times, self.seed, self.epoch = size, update, times, seed, 0
+
+    def __len__(self) -> int:
+        return self.size // self.update * self.update * self.times
+
+    def __iter__(self) -> Iterator[int]:
+        order = random.Random(seed_of(self.seed, self.epoch)).sample(range(self.size), self.size)
+        for start in range(0, self.size - self.update + 1, self.update):
+            for _ in range(self.times):
+                yield from order[start : start + self.update]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle otherwise in each epoch."""
+        self.epoch = epoch

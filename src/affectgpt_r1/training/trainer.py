@@ -68,7 +68,7 @@ class RunTrainer(Trainer):
     ) -> None:
         self.run_folder = Path(run.output)
         self.keep_checkpoints = run.keep_checkpoints
-        self.processor = processor
+        self.processor, self.examples = processor, examples
         self.affect_model = model
         self._staging: Path | None = None
         self._step_metrics: list[dict[str, float]] = []
@@ -215,7 +215,10 @@ class _Progress(TrainerCallback):
         self.progress, self.folder = progress, folder
         self.began_s = time.monotonic()
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.began_s = time.monotonic()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
         self.began_s = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -224,3 +227,4 @@ class _Progress(TrainerCallback):
         row = {"step": state.global_step, "step_time_s": time.monotonic() - self.began_s, **logs}
         append_json(self.folder / "metrics.jsonl", row)
         self.progress(state.global_step, state.max_steps, row)
+        self.began_s = time.monotonic()

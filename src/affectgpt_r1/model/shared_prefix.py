@@ -1,0 +1,310 @@
+"""A prompt computed once for all its completions: split attention, in scoring and in sampling.
+
+Everything but attention treats tokens one by one, so a prompt and its G completions need no more
+than P + GT of them. Attention is split: the prompt is causal to itself, each completion looks at
+[prompt; own past]. Values and gradients are exactly those of G plain rows, and gradients reach the
+prompt and its modality tokens. Not a cache with gradients: that is lost under gradient
+checkpointing. The split comes in through transformers' `AttentionInterface`; without a `shared`
+argument the attention is transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from affectgpt_r1.errors import InputError
+
+_HEAD_CHUNK = 256  # positions a time at the head: the vocabulary is large
+_NAME = "shared_prefix"
+
+
+class SharedPrefix(Protocol):
+    """How one call's tokens attend to prompts that they share."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """One layer's attention: query (R, Hq, L, D), key, value (R, Hk, L, D) -> (R, L, Hq, D)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scoring:
+    """B prompts and their G completions each as one row of N tokens, without padding.
+
+    The row holds the prompts' tokens, then the completions' tokens but for each one's last: that
+    one is predicted, and predicts nothing.
+
+    Attributes:
+        prompts: (B, P) each prompt token's place in the row; 0 beyond a prompt's end.
+        completions: (B * G, T) likewise.
+        keys: (B * G, P + T) the places that a completion looks at.
+        allowed: (B * G, 1, T, P + T) bool, which of them each token sees.
+        restore: (N,) the place of each of the row's tokens among the B * P + B * G * T.
+        positions: (N,) position in its own sequence.
+        sources: (B * G, T + 1) the place of the token that predicts each completion token.
+    """
+
+    prompts: Tensor
+    completions: Tensor
+    keys: Tensor
+    allowed: Tensor
+    restore: Tensor
+    positions: Tensor
+    sources: Tensor
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention over the row: query (1, Hq, N, D) -> (1, N, Hq, D)."""
+        prompt = scaled_dot_product_attention(
+            _rows(query, self.prompts),
+            _rows(key, self.prompts),
+            _rows(value, self.prompts),
+            is_causal=True,  # padding is on the right, where no real token looks
+            scale=scale,
+            enable_gqa=True,
+        )  # (B, Hq, P, D)
+        own = _rows(query, self.completions)  # (B * G, Hq, T, D)
+        # A key head's queries as further rows: keys need no copy a query head.
+        share = query.shape[1] // key.shape[1]
+        packed = own.reshape(own.shape[0], key.shape[1], -1, own.shape[-1])
+        tails = scaled_dot_product_attention(
+            packed,
+            _rows(key, self.keys),
+            _rows(value, self.keys),
+            attn_mask=self.allowed.repeat(1, 1, share, 1),
+            scale=scale,
+        ).view(own.shape)
+        both = [part.transpose(1, 2).flatten(0, 1) for part in (prompt, tails)]
+        return torch.cat(both).index_select(0, self.restore)[None]
+
+
+def _rows(states: Tensor, places: Tensor) -> Tensor:
+    """Pick (R, L) places out of one row's states (1, H, N, D): (R, H, L, D)."""
+    picked = states.transpose(1, 2)[0].index_select(0, places.flatten())
+    return picked.unflatten(0, places.shape).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoding:
+    """Rows that continue B cached prompts by one token each; keys hold a row's own past alone.
+
+    Attributes:
+        keys, values: of each layer, (B, Hk, P, D), computed once for all rows of a prompt.
+        bias: (B, 1, 1, P), 0 at a prompt's tokens and -inf at padding.
+        slots: (R,) each row's place among the B * G.
+        group: G.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    bias: Tensor
+    slots: Tensor
+    group: int
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of one token a row: query (R, Hq, 1, D), key (R, Hk, t, D) -> (R, 1, Hq, D)."""
+        rows, heads = key.shape[:2]
+        packed = query.view(rows, heads, -1, query.shape[-1])  # (R, Hk, share, D)
+        full = torch.promote_types(query.dtype, torch.float32)
+        to_prompt = self._over_prompt(packed, self.keys[layer].transpose(-1, -2)) * scale
+        to_own = (packed @ key.transpose(-1, -2)) * scale  # (R, Hk, share, t)
+        bias = self.bias.repeat_interleave(self.group, 0)[self.slots]
+        weights = torch.cat([to_prompt + bias, to_own], -1).to(full).softmax(-1).to(query.dtype)
+        of_prompt, of_own = weights.split([to_prompt.shape[-1], to_own.shape[-1]], -1)
+        mixed = self._over_prompt(of_prompt, self.values[layer]) + of_own @ value
+        return mixed.reshape(rows, 1, query.shape[1], -1)
+
+    def _over_prompt(self, rows: Tensor, matrices: Tensor) -> Tensor:
+        """Multiply rows (R, Hk, s, n) by their prompts' (B, Hk, n, m), a group at a time."""
+        batch = len(matrices)
+        slots = rows.new_zeros(batch * self.group, *rows.shape[1:])
+        slots[self.slots] = rows
+        grouped = slots.unflatten(0, (batch, self.group)).transpose(1, 2).flatten(2, 3)
+        product = (grouped @ matrices).unflatten(2, (self.group, rows.shape[2]))
+        return product.transpose(1, 2).flatten(0, 1)[self.slots]
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    eager: bool,
+    shared: SharedPrefix | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    with sdpa_kernel(SDPBackend.MATH) if eager else nullcontext():
+        if shared is None:
+            output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+            return output, None
+        return shared.attend(module.layer_idx, query, key, value, kwargs["scaling"]), None
+
+
+def share_prefixes(language_model: PreTrainedModel) -> None:
+    """Let a language model take `shared=`; all other calls stay as they are.
+
+    Its attention was `sdpa` or `eager`, and stays so: fused kernels, or plain matrix products.
+
+    Raises:
+        InputError: a layer has no full attention, or the model another kind of attention.
+    """
+    kind = language_model.config._attn_implementation.removeprefix(f"{_NAME}_")
+    layers = set(getattr(language_model.config, "layer_types", None) or ["full_attention"])
+    if kind not in ("sdpa", "eager") or layers != {"full_attention"}:
+        raise InputError(
+            f"the language model has {', '.join(sorted(layers))} layers and {kind!r} attention: "
+            "prompts can be shared in full attention, by 'sdpa' or 'eager'"
+        )
+    name = f"{_NAME}_{kind}"
+    AttentionInterface.register(name, partial(_attention, eager=kind == "eager"))
+    AttentionMaskInterface.register(name, sdpa_mask)
+    language_model.set_attn_implementation(name)
+
+
+def lay_out(attention_mask: Tensor, lengths: Tensor) -> Scoring:
+    """Lay out prompts and completions in one row.
+
+    Args:
+        attention_mask: (B, P) of the prompts, padded on either side.
+        lengths: (B, G) of the completions, each at least 1.
+    """
+    device, group = attention_mask.device, lengths.shape[1]
+    prompt_lengths = attention_mask.sum(-1)  # (B,)
+    inputs = (lengths - 1).flatten().to(device)  # (B * G,)
+    longest, tail = int(prompt_lengths.max()), max(int(inputs.max()), 1)
+    ends = torch.cat([prompt_lengths, inputs]).cumsum(0)
+    starts = ends - torch.cat([prompt_lengths, inputs])
+    columns, tail_columns = (torch.arange(n, device=device) for n in (longest, tail))
+    is_prompt = columns < prompt_lengths[:, None]  # (B, P)
+    is_own = tail_columns < inputs[:, None]  # (B * G, T)
+    prompts = torch.where(is_prompt, starts[: len(is_prompt), None] + columns, 0)
+    own_starts = starts[len(is_prompt) :, None]  # (B * G, 1)
+    completions = torch.where(is_own, own_starts + tail_columns, 0)
+    causal = tail_columns <= tail_columns[:, None]  # (T, T)
+    of_prompt = is_prompt.repeat_interleave(group, 0)[:, None].expand(-1, tail, -1)
+    last = (ends[: len(is_prompt)] - 1).repeat_interleave(group)[:, None]  # (B * G, 1)
+    own_positions = prompt_lengths.repeat_interleave(group)[:, None] + tail_columns
+    return Scoring(
+        prompts=prompts,
+        completions=completions,
+        keys=torch.cat([prompts.repeat_interleave(group, 0), completions], 1),
+        allowed=torch.cat([of_prompt, is_own[:, None] & causal], -1)[:, None],
+        restore=torch.cat([is_prompt.flatten(), is_own.flatten()]).nonzero()[:, 0],
+        positions=torch.cat([columns.expand_as(is_prompt)[is_prompt], own_positions[is_own]]),
+        sources=torch.cat([last, own_starts + tail_columns], 1),
+    )
+
+
+def completion_logprobs(
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    completions: Sequence[Sequence[Sequence[int]]],
+    *,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of every completion token, with gradients through prompt and clip.
+
+    Args:
+        model: the policy, wrapped or not: all of this happens inside its `forward`.
+        batch: the prompts, as for sampling: (B, P).
+        completions: B lists of G lists of ids, none empty.
+        temperature: divides the logits, as in sampling.
+
+    Returns:
+        logprobs (B, G, T), 0 beyond the ends; present (B, G, T) bool.
+    """
+    device = batch["input_ids"].device
+    lengths = torch.tensor([[len(ids) for ids in row] for row in completions])  # (B, G)
+    flat = torch.tensor([token for row in completions for ids in row for token in ids])
+    present = (torch.arange(int(lengths.max())) < lengths[..., None]).to(device)  # (B, G, T)
+    scores = model(
+        run=partial(
+            _scores, batch=batch, flat=flat.to(device), lengths=lengths, temperature=temperature
+        )
+    )
+    logprobs = scores.new_zeros(present.shape)
+    return logprobs.masked_scatter(present, scores), present
+
+
+def _scores(
+    model: Any, *, batch: Mapping[str, Tensor], flat: Tensor, lengths: Tensor, temperature: float
+) -> Tensor:
+    """Log-probabilities of the completions' tokens `flat` (n,), in their order."""
+    kind = model.language_model.config._attn_implementation
+    if not kind.startswith(_NAME):
+        raise ValueError(f"attention was changed to {kind!r}: call share_prefixes again")
+    mask = batch["attention_mask"]
+    layout = lay_out(mask, lengths)
+    prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
+    ends = lengths.flatten().cumsum(0) - 1
+    inputs = torch.ones_like(flat, dtype=torch.bool)
+    inputs[ends] = False
+    tails = model.get_input_embeddings()(flat[inputs])
+    hidden = model.language_model.model(
+        inputs_embeds=torch.cat([prompts[mask.bool()], tails])[None],
+        position_ids=layout.positions[None],
+        shared=layout,
+        use_cache=False,
+    ).last_hidden_state[0]  # (N, H)
+    present = torch.arange(layout.sources.shape[1]) < lengths.flatten()[:, None]
+    sources = layout.sources[present.to(flat.device)]
+    return head_logprobs(model, hidden[sources], flat, temperature)
+
+
+def head_logprobs(model: Any, hidden: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities of `ids` (n,) from hidden states (n, H), a chunk of positions at a time.
+
+    No more than a chunk of logits is held at once. A frozen head's backward pass costs no product
+    with the head: what it needs, (n, H), was computed beside the logits.
+    """
+    head = model.get_output_embeddings()
+    parts = []
+    for states, targets in zip(hidden.split(_HEAD_CHUNK), ids.split(_HEAD_CHUNK), strict=True):
+        if head.weight.requires_grad:
+            parts.append(
+                checkpoint(_chosen, head, states, targets, temperature, use_reentrant=False)
+            )
+        else:
+            parts.append(_FrozenHead.apply(states, head.weight, targets, temperature))
+    return torch.cat(parts)
+
+
+def _chosen(head: nn.Module, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    logits = head(states)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log-probability of each target, and in the same pass its gradient by the hidden state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float
+    ) -> Tensor:
+        logits = nn.functional.linear(states, weight)
+        full = torch.promote_types(logits.dtype, torch.float32)
+        logprobs = (logits.to(full) / temperature).log_softmax(-1)  # (n, V)
+        chosen = logprobs.gather(1, targets[:, None])[:, 0]
+        if ctx.needs_input_grad[0]:
+            expected = logprobs.exp_().to(weight.dtype) @ weight  # (n, H)
+            ctx.save_for_backward((weight[targets] - expected) / temperature)
+        return chosen
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradients[0].to(slope.dtype)[:, None] * slope, None, None, None
