@@ -223,3 +223,26 @@ def test_the_configuration_reads_back(tmp_path: Path) -> None:
     config = read_config(tmp_path)
     assert config.to_dict()["text_config"]["hidden_size"] == 64
     assert (config.profile, config.visual_width, config.lora_rank) == ("nano", 12, 4)
+
+
+def test_a_merged_adapter_computes_the_same_and_leaves_the_weights_alone() -> None:
+    model, processor = tiny_model(lora_rank=4)
+    with torch.no_grad():
+        for name, parameter in model.trained_state().items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    batch = prompt_batch(processor)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = set(model.trained_state())
+    with torch.no_grad():
+        logits = model(**batch).logits
+        with model.adapter_merged():
+            merged = model(**batch).logits
+    assert 0 < float((merged - logits).abs().max()) < 1e-5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert set(model.trained_state()) == trained
+    model.bfloat16()
+    with torch.no_grad():
+        rounded = model(**batch).logits
+        with model.adapter_merged():
+            assert torch.equal(model(**batch).logits, rounded)

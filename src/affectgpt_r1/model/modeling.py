@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -211,7 +211,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """The reference policy's language model: the adapter is switched off inside the block."""
-        layers = [m for m in self.language_model.modules() if isinstance(m, BaseTunerLayer)]
+        layers = self._adapted()
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -219,6 +219,27 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+
+    @contextmanager
+    def adapter_merged(self) -> Iterator[None]:
+        """Inside the block the adapter is added to copies of the frozen weights: quicker decoding.
+
+        The frozen weights come back to the bit. In half precision nothing is merged: rounding
+        would swallow most of an adapter, and another policy would be sampled.
+        """
+        layers = self._adapted() if self.dtype == torch.float32 else []
+        frozen = [layer.base_layer.weight.data for layer in layers]
+        with self.adapter_off() if layers else nullcontext():
+            try:
+                for layer, weight in zip(layers, frozen, strict=True):
+                    layer.base_layer.weight.data = weight + layer.get_delta_weight("default")
+                yield
+            finally:
+                for layer, weight in zip(layers, frozen, strict=True):
+                    layer.base_layer.weight.data = weight
+
+    def _adapted(self) -> list[Any]:
+        return [m for m in self.language_model.modules() if isinstance(m, BaseTunerLayer)]
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every trained tensor by name: the fusion's and the adapter's."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from affectgpt_r1.dialogue import STOP
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.shared_prefix import Decoding
+
+#: Merging the adapter costs some ten tokens' gain (docs/benchmarks.md): not for short completions.
+_MERGE_FROM = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,18 @@ def sample(
     if any(len(row) != group for row in seeds):
         raise ValueError("every prompt needs as many seeds as the others")
     flat = [seed for row in seeds for seed in row]
-    run = partial(_continue, processor=processor, batch=batch, seeds=flat, settings=settings)
-    drawn = model(run=run)
+    drawn = model(
+        run=partial(_drawn, processor=processor, batch=batch, seeds=flat, settings=settings)
+    )
     return [drawn[start : start + group] for start in range(0, len(drawn), group)]
+
+
+def _drawn(
+    model: AffectGPTForConditionalGeneration, *, settings: SamplingSettings, **given: Any
+) -> list[Sample]:
+    long = settings.max_new_tokens >= _MERGE_FROM
+    with model.adapter_merged() if long else nullcontext():
+        return _continue(model, settings=settings, **given)
 
 
 def _continue(
