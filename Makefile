@@ -42,6 +42,10 @@ lint: env
 bench: env
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/agreement.py
+	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/grpo_step.py --setting short
+	$(BIN)/python benchmarks/grpo_step.py --setting long
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/demo_seeds.py
 
 clean:

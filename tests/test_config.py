@@ -84,6 +84,13 @@ def test_an_unknown_recipe_is_told_the_nearest() -> None:
         load_recipe("smal-grpo", GrpoRecipe)
 
 
+def test_checkpoints_lie_between_rollouts() -> None:
+    settings = ["run.save_steps=25", "num_iterations=2"]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("nano-grpo", GrpoRecipe, settings)
+    assert caught.value.problems[0].startswith("run.save_steps=25 is no multiple of num_iterations")
+
+
 def test_a_recipe_of_the_other_stage_is_refused() -> None:
     with pytest.raises(RecipeError, match="stage"):
         load_recipe("nano-cold-start", GrpoRecipe)

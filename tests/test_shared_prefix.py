@@ -19,7 +19,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.sampling import SamplingSettings, sample
 from affectgpt_r1.model.shared_prefix import completion_logprobs, head_logprobs, share_prefixes
-from tiny import prompt_batch, tiny_model
+from tiny import fill_adapter, prompt_batch, tiny_model
 
 Ids = Sequence[Sequence[Sequence[int]]]
 
@@ -71,10 +71,7 @@ def test_gradients_are_those_of_plain_rows(checkpointing: bool, attention: str) 
     share_prefixes(model.language_model)
     if checkpointing:
         model.language_model.activation_checkpointing_enable()
-    with torch.no_grad():
-        for name, parameter in model.trained_state().items():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.05)
+    fill_adapter(model, 0.2)
     batch = prompt_batch(processor)
     completions = completions_of([[3, 1, 6], [2, 5, 2]])
     weights = torch.randn(2, 3, 1, dtype=torch.float64)
@@ -100,8 +97,11 @@ def test_gradients_are_those_of_plain_rows(checkpointing: bool, attention: str) 
         assert (packed[name] - gradient).abs().max() < 1e-5 * (1 + gradient.abs().max()), name
 
 
-def test_sampler_and_loss_are_one_policy() -> None:
+@pytest.mark.parametrize("longest", [10, 40])  # the adapter is merged for the longer ones
+def test_sampler_and_loss_are_one_policy(longest: int) -> None:
     model, processor = tiny_model()
+    bare, _ = tiny_model()
+    fill_adapter(model, 0.3)
     model.eval()
     batch = prompt_batch(processor)
     groups = sample(
@@ -109,16 +109,17 @@ def test_sampler_and_loss_are_one_policy() -> None:
         processor,
         batch,
         seeds=[[0, 1], [2, 3]],
-        settings=SamplingSettings(10, temperature=0.7),
+        settings=SamplingSettings(longest, temperature=0.7),
     )
+    ids = [[s.ids for s in group] for group in groups]
     with torch.no_grad():
-        logprobs, _ = completion_logprobs(
-            model, batch, [[s.ids for s in group] for group in groups], temperature=0.7
-        )
+        logprobs, _ = completion_logprobs(model, batch, ids, temperature=0.7)
+        others, _ = completion_logprobs(bare.eval(), batch, ids, temperature=0.7)
     for b, group in enumerate(groups):
         for g, drawn in enumerate(group):
             difference = logprobs[b, g, : len(drawn.ids)] - torch.tensor(drawn.logprobs)
             assert float(difference.abs().max()) < 1e-4
+    assert float((logprobs - others).abs().max()) > 0.1  # the adapter does count
 
 
 def test_one_row_under_a_dense_block_mask_gives_the_same() -> None:
@@ -128,7 +129,9 @@ def test_one_row_under_a_dense_block_mask_gives_the_same() -> None:
     completions = completions_of([[3, 1, 6], [2, 5, 2]])
     logprobs, present = completion_logprobs(model, batch, completions)
     prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
-    owners, positions, rows = [], [], []
+    owners: list[tuple[int, int]] = []
+    positions: list[int] = []
+    rows = []
     for b, mask in enumerate(batch["attention_mask"].bool()):
         rows.append(prompts[b][mask])
         owners += [(b, -1)] * int(mask.sum())
@@ -186,6 +189,21 @@ def test_the_head_in_chunks_is_the_head(trained: bool) -> None:
         strict=True,
     ):
         assert (one - other).abs().max() < 1e-4 * other.abs().max()
+
+
+def test_bfloat16_slopes_of_likely_tokens_do_not_drown_in_rounding() -> None:
+    model, _ = tiny_model()
+    head = model.get_output_embeddings()
+    ids = torch.arange(40)
+    hidden = (head.weight[ids] / head.weight[ids].norm(dim=-1, keepdim=True) ** 2 * 13).detach()
+    exact = hidden.clone().requires_grad_()
+    logprobs = head_logprobs(model, exact, ids)
+    assert float(logprobs.detach().exp().min()) > 0.9
+    (slope,) = torch.autograd.grad(logprobs.sum(), exact)
+    rounded = hidden.bfloat16().requires_grad_()
+    model.bfloat16()
+    (coarse,) = torch.autograd.grad(head_logprobs(model, rounded, ids).sum(), rounded)
+    assert float((coarse.float() - slope).norm() / slope.norm()) < 0.1
 
 
 def test_attention_that_cannot_be_shared_is_refused() -> None:

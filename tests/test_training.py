@@ -9,24 +9,31 @@ import signal
 import subprocess
 import sys
 import textwrap
+import wave
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from affectgpt_r1.clips import Clip
-from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe
+from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import CheckpointError, TrainingError
+from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, TrainingError
+from affectgpt_r1.evaluation.predict import perceive_clips
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.profiles import PROFILES, EncoderSource, create_model, load_encoders
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
+from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, average
+from affectgpt_r1.training.run import Watch, train_grpo
 from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
 from tiny import (
@@ -49,6 +56,10 @@ class RewardedByPlace(GrpoTrainer):
 
     def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
         return [RewardBreakdown(1.0, None, 1.0, float(i)) for i, _ in enumerate(completions)]
+
+
+def keep(rows: Metrics, _: int, __: int, row: Mapping[str, float]) -> None:
+    rows.append(row)
 
 
 def cold_start(
@@ -268,12 +279,20 @@ def test_the_parts_of_an_update_sum_to_its_loss_and_equal_groups_add_nothing(
 def test_accumulation_makes_the_update_of_one_batch(
     started: Path, tmp_path: Path, loss_type: str
 ) -> None:
-    models = []
+    models, logged = [], []
     for size, times in ((4, 1), (1, 4)):
         recipe = grpo_recipe(
-            tmp_path / str(size), max_steps=2, batch_size=size, gradient_accumulation_steps=times
+            tmp_path / str(size),
+            max_steps=2,
+            batch_size=size,
+            gradient_accumulation_steps=times,
+            max_grad_norm=1e6,
         ).model_copy(update={"loss_type": loss_type})
-        models.append(grpo(recipe, started, examples(64))[0])
+        model, rows = grpo(recipe, started, examples(64))
+        models.append(model)
+        logged.append([row[name] for row in rows for name in ("loss", "grad_norm")])
+    # Adam would hide a factor; the norm of the gradient does not.
+    assert logged[0] == pytest.approx(logged[1], rel=1e-3, abs=1e-6)
     others = models[1].state_dict()
     assert all(torch.allclose(t, others[n], atol=2e-5) for n, t in models[0].state_dict().items())
 
@@ -298,6 +317,21 @@ def test_later_updates_reuse_the_completions_and_are_clipped(tmp_path: Path) -> 
     assert any(row["clip_ratio"] > 0 for row in seen[1::2])
 
 
+def test_several_updates_need_a_whole_update_of_clips(tmp_path: Path) -> None:
+    recipe = grpo_recipe(tmp_path, max_steps=2).model_copy(update={"num_iterations": 2})
+    model, processor = tiny_model()
+    trainer = RewardedByPlace(
+        model,
+        processor,
+        examples(3),
+        recipe=recipe,
+        lexicon=Lexicon.load("builtin"),
+        progress=lambda *_: None,
+    )
+    with pytest.raises(InputError, match="3 clips are fewer than the 4"):
+        trainer.train()
+
+
 def test_several_updates_a_batch_resume_bit_equal(started: Path, tmp_path: Path) -> None:
     def recipe(folder: str) -> GrpoRecipe:
         made = grpo_recipe(tmp_path / folder, max_steps=6)
@@ -314,7 +348,7 @@ def test_several_updates_a_batch_resume_bit_equal(started: Path, tmp_path: Path)
 
 
 def test_groups_without_variance_are_replaced_by_other_clips(tmp_path: Path) -> None:
-    # Only clips 0 to 3 have labels that any answer can meet.
+    # Only the rewards of clips 0 to 3 vary (`Lengths`).
     model, processor = tiny_model()
     with torch.no_grad():
         model.language_model.lm_head.weight.zero_()  # every answer is noise
@@ -339,13 +373,13 @@ def test_groups_without_variance_are_replaced_by_other_clips(tmp_path: Path) -> 
             data,
             recipe=recipe.model_copy(update={"rollout": rollout}),
             lexicon=Lexicon.load("builtin"),
-            progress=lambda _, __, row, rows=rows: rows.append(row),
+            progress=partial(keep, rows),
         ).train()
         seen.append(rows)
     kept = [
         json.loads(line)["id"] for line in (tmp_path / "8/rollouts.jsonl").read_text().splitlines()
     ]
-    assert "resampled" not in seen[0][0]
+    assert seen[0][0]["resampled"] == 0
     assert seen[1][0]["resampled"] > 0
     assert sum(int(clip[1:]) < 4 for clip in kept) > len(kept) * 0.7
 
@@ -370,6 +404,47 @@ def test_truncated_completions_can_be_left_out(tmp_path: Path) -> None:
         ).train()
         same = all(torch.equal(t, before[n]) for n, t in model.trained_state().items())
         assert same == masked
+
+
+def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> None:
+    # A model of the full profile, whose encoders are not on this machine, but for its weights.
+    encoders = load_encoders(PROFILES["nano"])
+    profile = replace(PROFILES["full"], language_model=None)
+    model, processor = create_model(profile, encoders, seed=0, lora_rank=4)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+
+    def manifest(count: int) -> Path:
+        rows = []
+        for i in range(count):
+            path = tmp_path / f"{i}.wav"
+            with wave.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(16000)
+                file.writeframes(bytes(random.Random(i).randbytes(32000)))
+            rows.append({"id": f"c{i}", "audio": path.name, "labels": ["happy"], "subtitle": "Oh."})
+        found = tmp_path / f"{count}.jsonl"
+        found.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return found
+
+    def recipe(train: Path) -> GrpoRecipe:
+        return grpo_recipe(tmp_path / train.stem, epochs=2.0, batch_size=2).model_copy(
+            update={
+                "profile": "full",
+                "model": str(tmp_path / "model"),
+                "data": DataSettings(train=str(train), cache=str(tmp_path / "cache")),
+            }
+        )
+
+    encoded: list[int] = []
+    watch = Watch(encoding=lambda done, _: encoded.append(done), step=lambda *_: None)
+    with pytest.raises(MissingFileError, match="clip-vit-large-patch14"):
+        train_grpo(recipe(manifest(4)), watch)
+    clips = read_manifest(manifest(4))
+    perceive_clips(clips, EncoderSource.of(encoders), FeatureCache(tmp_path / "cache"))
+    assert train_grpo(recipe(manifest(4)), watch).steps == 4
+    assert encoded == [1, 2, 3, 4]  # once a run, read from the cache; never again in an epoch
 
 
 def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:

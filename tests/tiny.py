@@ -56,6 +56,15 @@ def tiny_model(
     )
 
 
+def fill_adapter(model: AffectGPTForConditionalGeneration, scale: float) -> None:
+    """Give the adapter weights that count."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.trained_state().items():
+            if "lora_B" in name:
+                parameter.normal_(0, scale, generator=generator)
+
+
 def features(seed: int, word: int = 0) -> Features:
     """Features in which the visual part tells the word and the audio part is noise."""
     rng = np.random.default_rng(seed)

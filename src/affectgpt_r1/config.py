@@ -306,6 +306,8 @@ def _override(settings: dict[str, Any], item: str) -> str | None:
 
 def _problem(error: Any, kind: type[BaseModel]) -> str:
     place = [str(part) for part in error["loc"]]
+    if not place:  # of the recipe as a whole
+        return str(error["ctx"]["error"])
     name = ".".join(place)
     if error["type"] != "extra_forbidden":
         return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -24,14 +24,12 @@ from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import (
     PROFILES,
-    Encoders,
-    check_encoders,
-    load_encoders,
+    EncoderSource,
     load_processor,
 )
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import Features, perceive
+from affectgpt_r1.perception.features import Features, cached_features, perceive
 
 #: Told how many of how many are done.
 Progress = Callable[[int, int], None]
@@ -47,14 +45,15 @@ class Predictor:
     """A model ready to predict.
 
     Attributes:
-        model, processor, encoders: what it consists of.
+        model, processor: what it consists of.
+        encoders: loaded when a clip's features are not in the cache.
         signature: names profile, weights and release, e.g.
             `affectgpt-r1|profile:small|weights:1a2b3c4d|v:0.1.0`.
     """
 
     model: AffectGPTForConditionalGeneration
     processor: AffectGPTProcessor
-    encoders: Encoders
+    encoders: EncoderSource
     signature: str
 
 
@@ -100,14 +99,14 @@ def model_folder(folder: Path) -> Path:
 
 
 def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
-    """Load a model folder (or a finished run folder) with its encoders.
+    """Load a model folder (or a finished run folder); its encoders wait until they are needed.
 
     Args:
         folder: written by training or `save_pretrained`.
         profile: the profile it must be of; None: any.
 
     Raises:
-        ModelFolderError: missing, incomplete, of another profile, or made for other encoders.
+        ModelFolderError: missing, incomplete or of another profile.
         MissingFileError: frozen weights are not on this machine.
     """
     folder = model_folder(folder)
@@ -121,17 +120,16 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
             f"{folder}: a model of profile {config.profile!r}, but {profile!r} is asked for: "
             f"name another model, or set profile={config.profile}"
         )
-    encoders = load_encoders(PROFILES[config.profile])
-    check_encoders(config, encoders)
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
     nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
-    return Predictor(model, load_processor(folder), encoders, signature)
+    source = EncoderSource.trained_on(config)
+    return Predictor(model, load_processor(folder), source, signature)
 
 
 def perceive_clips(
     clips: Sequence[Clip],
-    encoders: Encoders,
+    source: EncoderSource,
     cache: FeatureCache | None,
     progress: Progress | None = None,
 ) -> list[Features]:
@@ -139,12 +137,16 @@ def perceive_clips(
 
     Raises:
         MediaError: a clip cannot be read; named by its file.
+        MissingFileError: a clip is not in the cache and the encoders are not on this machine.
+        ModelFolderError: the encoders here are not those that the model was trained on.
     """
-    features = []
+    features, encoders, view = [], None, source.view
     for done, clip in enumerate(clips, 1):
-        features.append(
-            perceive(clip, encoders.visual, encoders.audio, view=encoders.view, cache=cache)
-        )
+        found = cached_features(clip, source.visual, source.audio, view=view, cache=cache)
+        if found is None:
+            encoders = encoders or source.load()
+            found = perceive(clip, encoders.visual, encoders.audio, view=view, cache=cache)
+        features.append(found)
         if progress:
             progress(done, len(clips))
     return features

@@ -55,7 +55,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     input_modalities = ["video", "audio", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_attention_backend = True
 
     def __init__(
@@ -157,8 +156,8 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: (B, L), -100 where no loss falls. With labels, only their positions meet the
                 head and no logits are returned: the vocabulary is large and the prompt long.
             logits_to_keep: the last so many positions get logits; 0 means all.
-            run: called with this model, and its result returned, instead of all the above: what
-                scores and samples runs inside `forward`, where a sharded model has its weights.
+            run: called with this model, and its result returned, instead of all the above: so
+                what scores and samples is a forward pass to whatever wraps the model.
             **kwargs: passed on to the language model (`num_items_in_batch` is the loss's).
 
         Returns:
@@ -224,10 +223,12 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def adapter_merged(self) -> Iterator[None]:
         """Inside the block the adapter is added to copies of the frozen weights: quicker decoding.
 
-        The frozen weights come back to the bit. In half precision nothing is merged: rounding
-        would swallow most of an adapter, and another policy would be sampled.
+        The frozen weights come back to the bit. In half precision, also by autocast, nothing is
+        merged: rounding would swallow most of an adapter, and another policy would be sampled. On
+        an accelerator neither: the copies would take memory, and no gain was measured there.
         """
-        layers = self._adapted() if self.dtype == torch.float32 else []
+        exact = self.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        layers = self._adapted() if exact and self.device.type == "cpu" else []
         frozen = [layer.base_layer.weight.data for layer in layers]
         with self.adapter_off() if layers else nullcontext():
             try:

@@ -6,8 +6,10 @@ error that names the file, the profile and the command that fetches it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -73,6 +75,43 @@ class Encoders:
     view: View
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderSource:
+    """Encoders by their identities: loaded once a clip is not in the cache, and not before.
+
+    Attributes:
+        visual, audio: as `encoder_identity` writes them.
+        view: what the visual encoder is fed.
+        load: gives the encoders.
+    """
+
+    visual: str
+    audio: str
+    view: View
+    load: Callable[[], Encoders]
+
+    @classmethod
+    def of(cls, encoders: Encoders) -> EncoderSource:
+        """Encoders that are loaded."""
+        identities = encoder_identity(encoders.visual), encoder_identity(encoders.audio)
+        return cls(*identities, encoders.view, lambda: encoders)
+
+    @classmethod
+    def trained_on(cls, config: AffectGPTConfig) -> EncoderSource:
+        """The encoders whose features a model was trained on."""
+
+        @cache
+        def load() -> Encoders:
+            encoders = load_encoders(PROFILES[config.profile])
+            check_encoders(config, encoders)
+            return encoders
+
+        if not (config.visual_encoder and config.audio_encoder):
+            return cls.of(load())
+        view: View = "face" if config.view == "face" else "frame"
+        return cls(config.visual_encoder, config.audio_encoder, view, load)
+
+
 def load_encoders(profile: Profile) -> Encoders:
     """Load a profile's encoders.
 
@@ -96,26 +135,6 @@ def load_encoders(profile: Profile) -> Encoders:
 
         audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True)
     return Encoders(visual, audio, profile.view)
-
-
-def profile_of(model: AffectGPTForConditionalGeneration, profile: Profile | None = None) -> Profile:
-    """The profile a model was made for.
-
-    Args:
-        model: a loaded model.
-        profile: the user's own, for names outside `PROFILES`.
-
-    Raises:
-        ModelFolderError: its profile is unknown here.
-    """
-    if profile is not None:
-        return profile
-    name = model.config.profile
-    if name not in PROFILES:
-        raise ModelFolderError(
-            f"the model was made for profile {name!r}, which is none of {', '.join(PROFILES)}"
-        )
-    return PROFILES[name]
 
 
 def check_encoders(config: AffectGPTConfig, encoders: Encoders) -> None:

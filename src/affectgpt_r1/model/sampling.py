@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -145,7 +145,7 @@ def _continue(
             if step:
                 cache.batch_select_indices(index)
             tokens, position = tokens[index], position[index]
-            prefix = replace(prefix, slots=prefix.slots[index])
+            prefix = prefix.of(index)
             rows = [rows[place] for place in going]
         position = position + 1
         output = model.language_model.model(
@@ -179,7 +179,7 @@ def _prefill(
     prefix = Decoding(
         keys=tuple(layer.keys for layer in output.past_key_values.layers),
         values=tuple(layer.values for layer in output.past_key_values.layers),
-        bias=bias[:, None, None],
+        bias=bias[:, None, None].repeat_interleave(group, 0),
         slots=torch.arange(len(attention) * group, device=hidden.device),
         group=group,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -50,7 +50,8 @@ class Scoring:
         prompts: (B, P) each prompt token's place in the row; 0 beyond a prompt's end.
         completions: (B * G, T) likewise.
         keys: (B * G, P + T) the places that a completion looks at.
-        allowed: (B * G, 1, T, P + T) bool, which of them each token sees.
+        bias: (B * G, 1, share * T, P + T), 0 where a token sees, -inf elsewhere; again for each
+            of the `share` query heads of a key head.
         restore: (N,) the place of each of the row's tokens among the B * P + B * G * T.
         positions: (N,) position in its own sequence.
         sources: (B * G, T + 1) the place of the token that predicts each completion token.
@@ -59,7 +60,7 @@ class Scoring:
     prompts: Tensor
     completions: Tensor
     keys: Tensor
-    allowed: Tensor
+    bias: Tensor
     restore: Tensor
     positions: Tensor
     sources: Tensor
@@ -76,15 +77,14 @@ class Scoring:
         )  # (B, Hq, P, D)
         own = _rows(query, self.completions)  # (B * G, Hq, T, D)
         # A key head's queries as further rows: keys need no copy a query head.
-        share = query.shape[1] // key.shape[1]
         packed = own.reshape(own.shape[0], key.shape[1], -1, own.shape[-1])
         tails = scaled_dot_product_attention(
             packed,
             _rows(key, self.keys),
             _rows(value, self.keys),
-            attn_mask=self.allowed.repeat(1, 1, share, 1),
+            attn_mask=self.bias.to(query.dtype),
             scale=scale,
-        ).view(own.shape)
+        ).reshape(own.shape)
         both = [part.transpose(1, 2).flatten(0, 1) for part in (prompt, tails)]
         return torch.cat(both).index_select(0, self.restore)[None]
 
@@ -101,7 +101,7 @@ class Decoding:
 
     Attributes:
         keys, values: of each layer, (B, Hk, P, D), computed once for all rows of a prompt.
-        bias: (B, 1, 1, P), 0 at a prompt's tokens and -inf at padding.
+        bias: (R, 1, 1, P), 0 at a prompt's tokens and -inf at padding.
         slots: (R,) each row's place among the B * G.
         group: G.
     """
@@ -119,11 +119,15 @@ class Decoding:
         full = torch.promote_types(query.dtype, torch.float32)
         to_prompt = self._over_prompt(packed, self.keys[layer].transpose(-1, -2)) * scale
         to_own = (packed @ key.transpose(-1, -2)) * scale  # (R, Hk, share, t)
-        bias = self.bias.repeat_interleave(self.group, 0)[self.slots]
-        weights = torch.cat([to_prompt + bias, to_own], -1).to(full).softmax(-1).to(query.dtype)
+        scores = torch.cat([to_prompt + self.bias, to_own], -1)
+        weights = scores.to(full).softmax(-1).to(query.dtype)
         of_prompt, of_own = weights.split([to_prompt.shape[-1], to_own.shape[-1]], -1)
         mixed = self._over_prompt(of_prompt, self.values[layer]) + of_own @ value
         return mixed.reshape(rows, 1, query.shape[1], -1)
+
+    def of(self, rows: Tensor) -> Decoding:
+        """Some of the rows, by their places."""
+        return replace(self, bias=self.bias[rows], slots=self.slots[rows])
 
     def _over_prompt(self, rows: Tensor, matrices: Tensor) -> Tensor:
         """Multiply rows (R, Hk, s, n) by their prompts' (B, Hk, n, m), a group at a time."""
@@ -174,12 +178,14 @@ def share_prefixes(language_model: PreTrainedModel) -> None:
     language_model.set_attn_implementation(name)
 
 
-def lay_out(attention_mask: Tensor, lengths: Tensor) -> Scoring:
+def lay_out(attention_mask: Tensor, lengths: Tensor, share: int, dtype: torch.dtype) -> Scoring:
     """Lay out prompts and completions in one row.
 
     Args:
         attention_mask: (B, P) of the prompts, padded on either side.
         lengths: (B, G) of the completions, each at least 1.
+        share: query heads a key head.
+        dtype: of the bias.
     """
     device, group = attention_mask.device, lengths.shape[1]
     prompt_lengths = attention_mask.sum(-1)  # (B,)
@@ -197,11 +203,13 @@ def lay_out(attention_mask: Tensor, lengths: Tensor) -> Scoring:
     of_prompt = is_prompt.repeat_interleave(group, 0)[:, None].expand(-1, tail, -1)
     last = (ends[: len(is_prompt)] - 1).repeat_interleave(group)[:, None]  # (B * G, 1)
     own_positions = prompt_lengths.repeat_interleave(group)[:, None] + tail_columns
+    allowed = torch.cat([of_prompt, is_own[:, None] & causal], -1)  # (B * G, T, P + T)
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(~allowed, -torch.inf)
     return Scoring(
         prompts=prompts,
         completions=completions,
         keys=torch.cat([prompts.repeat_interleave(group, 0), completions], 1),
-        allowed=torch.cat([of_prompt, is_own[:, None] & causal], -1)[:, None],
+        bias=bias.repeat(1, share, 1)[:, None],
         restore=torch.cat([is_prompt.flatten(), is_own.flatten()]).nonzero()[:, 0],
         positions=torch.cat([columns.expand_as(is_prompt)[is_prompt], own_positions[is_own]]),
         sources=torch.cat([last, own_starts + tail_columns], 1),
@@ -247,14 +255,18 @@ def _scores(
     if not kind.startswith(_NAME):
         raise ValueError(f"attention was changed to {kind!r}: call share_prefixes again")
     mask = batch["attention_mask"]
-    layout = lay_out(mask, lengths)
     prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
+    config = model.language_model.config
+    share = config.num_attention_heads // config.num_key_value_heads
+    layout = lay_out(mask, lengths, share, prompts.dtype)
     ends = lengths.flatten().cumsum(0) - 1
     inputs = torch.ones_like(flat, dtype=torch.bool)
     inputs[ends] = False
     tails = model.get_input_embeddings()(flat[inputs])
     hidden = model.language_model.model(
         inputs_embeds=torch.cat([prompts[mask.bool()], tails])[None],
+        # Not read, but without a mask of four dimensions transformers would build one, (N, N).
+        attention_mask=mask[None, None],
         position_ids=layout.positions[None],
         shared=layout,
         use_cache=False,
@@ -300,8 +312,11 @@ class _FrozenHead(torch.autograd.Function):
         logprobs = (logits.to(full) / temperature).log_softmax(-1)  # (n, V)
         chosen = logprobs.gather(1, targets[:, None])[:, 0]
         if ctx.needs_input_grad[0]:
-            expected = logprobs.exp_().to(weight.dtype) @ weight  # (n, H)
-            ctx.save_for_backward((weight[targets] - expected) / temperature)
+            # Less one before rounding: a likely token's slope is small, and would drown else.
+            away = logprobs.exp_().scatter_add_(
+                1, targets[:, None], logprobs.new_full((len(targets), 1), -1.0)
+            )
+            ctx.save_for_backward(-(away.to(weight.dtype) @ weight) / temperature)  # (n, H)
         return chosen
 
     @staticmethod

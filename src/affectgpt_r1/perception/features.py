@@ -104,8 +104,18 @@ def feature_key(clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view:
     Raises:
         MissingFileError: a media file does not exist.
     """
-    encoders = [encoder_identity(visual), encoder_identity(audio)]
-    return _digest([_VERSION, content_hash(clip), *encoders, view])
+    return _key(clip, encoder_identity(visual), encoder_identity(audio), view)
+
+
+def cached_features(
+    clip: Clip, visual: str, audio: str, *, view: View, cache: FeatureCache | None
+) -> Features | None:
+    """A clip's features where the cache holds them: encoders of these identities are not needed.
+
+    Raises:
+        MissingFileError: a media file does not exist.
+    """
+    return cache.get(_key(clip, visual, audio, view)) if cache is not None else None
 
 
 def perceive(
@@ -151,6 +161,10 @@ def perceive(
     if cache is not None:
         cache.put(features)
     return features
+
+
+def _key(clip: Clip, visual: str, audio: str, view: View) -> str:
+    return _digest([_VERSION, content_hash(clip), visual, audio, view])
 
 
 def _absent(encoder: Encoder) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import GrpoRecipe
 from affectgpt_r1.dialogue import Completion, parse_completion, prompt_pieces
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import InputError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
@@ -50,7 +51,7 @@ class Rollout:
 
 
 @dataclass(slots=True)
-class Part:
+class MicroBatch:
     """A micro-batch of rollouts, kept for all the updates that are made on it.
 
     Attributes:
@@ -89,7 +90,7 @@ class GrpoTrainer(RunTrainer):
         progress: Progress,
     ) -> None:
         self.recipe, self.lexicon = recipe, lexicon
-        self.parts: list[Part] = []
+        self.parts: list[MicroBatch] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -125,18 +126,23 @@ class GrpoTrainer(RunTrainer):
         rollouts = self._rollouts(examples, 0)
         advantages, varied = self._advantages(rollouts)
         self._report(rollouts, varied)
+        resampled = 0
         for again in range(1, self.recipe.rollout.max_resamples + 1):
             equal = np.flatnonzero(~varied)
-            draw = random.Random(seed_of(self.recipe.run.seed, self.state.global_step, again))
+            if not len(equal):
+                break
+            where = self.state.global_step, self.args.process_index, again
+            draw = random.Random(seed_of(self.recipe.run.seed, *where))
             others = draw.sample(self.examples.pairs, min(len(equal), len(self.examples)))
             for place, example, rollout in zip(
                 equal, others, self._rollouts(others, again), strict=False
             ):
                 examples[place], rollouts[place] = example, rollout
             advantages, varied = self._advantages(rollouts)
-            self.record({"resampled": float(len(others))})
+            resampled += len(others)
         self._keep(rollouts)
-        self.record({"rollout_time_s": time.monotonic() - began_s})
+        rollout_time_s = time.monotonic() - began_s
+        self.record({"rollout_time_s": rollout_time_s, "resampled": float(resampled)})
         lengths = [self._length(s) for rollout in rollouts for s in rollout.samples]
         totals = torch.tensor([float(len(lengths)), float(sum(lengths))], device=self.args.device)
         completions, tokens = self.accelerator.reduce(totals, "mean").tolist()
@@ -148,18 +154,20 @@ class GrpoTrainer(RunTrainer):
             start += len(group)
             batch = self._prompts([examples[i] for i in kept]) if kept else {}
             self.parts.append(
-                Part([rollouts[i] for i in kept], batch, torch.from_numpy(advantages[kept]))
+                MicroBatch([rollouts[i] for i in kept], batch, torch.from_numpy(advantages[kept]))
             )
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """One part's share of the update's loss."""
-        part: Part = inputs["part"]
+        part: MicroBatch = inputs["part"]
         if not part.rollouts:
-            # Nothing to learn from it; every parameter still takes part, with weight 0.
-            return sum((p.sum() for p in self.affect_model.trained_state().values()), 0.0) * 0.0
+            return model(run=_nothing)
         recipe = self.recipe
+        if recipe.beta and part.reference is None:
+            with torch.no_grad(), self.affect_model.adapter_off():
+                part.reference = self._score(model, part)[0]
         logprobs, present = self._score(model, part)
         if recipe.mask_truncated_completions:
             finished = [[s.finished for s in rollout.samples] for rollout in part.rollouts]
@@ -175,10 +183,7 @@ class GrpoTrainer(RunTrainer):
         if recipe.num_iterations > 1:
             lost = (ratio * weights > clipped * weights) & present
             self.record({"clip_ratio": float(lost.sum() / present.sum().clamp(min=1))})
-        if recipe.beta:
-            if part.reference is None:
-                with torch.no_grad(), self.affect_model.adapter_off():
-                    part.reference = self._score(model, part)[0]
+        if part.reference is not None:
             gap = part.reference - logprobs
             divergence = torch.exp(gap) - gap - 1
             # Times the ratio, as in TRL since 1.16: else its gradient is not the divergence's.
@@ -191,7 +196,7 @@ class GrpoTrainer(RunTrainer):
         self.check_finite("the loss", loss)
         return loss * len(self.parts)  # the Trainer divides by it
 
-    def _score(self, model: Any, part: Part) -> tuple[Tensor, Tensor]:
+    def _score(self, model: Any, part: MicroBatch) -> tuple[Tensor, Tensor]:
         ids = [[s.ids for s in rollout.samples] for rollout in part.rollouts]
         return completion_logprobs(
             model, part.batch, ids, temperature=self.recipe.rollout.temperature
@@ -212,12 +217,13 @@ class GrpoTrainer(RunTrainer):
         if self.recipe.num_iterations == 1:
             return super()._get_train_sampler(train_dataset)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return _Repeats(
-            len(self.examples),
-            size * self.args.world_size,
-            self.recipe.num_iterations,
-            self.recipe.run.seed,
-        )
+        size, count = size * self.args.world_size, len(self.examples)
+        if count < size:
+            raise InputError(
+                f"{count} clips are fewer than the {size} of one update, which num_iterations="
+                f"{self.recipe.num_iterations} asks for whole: lower optimizer.batch_size"
+            )
+        return _Repeats(count, size, self.recipe.num_iterations, self.recipe.run.seed)
 
     def _prompts(self, examples: Sequence[tuple[Clip, Features]]) -> dict[str, Tensor]:
         prompts = [
@@ -267,7 +273,7 @@ class GrpoTrainer(RunTrainer):
         self.record({"reward_time_s": time.monotonic() - began_s})
         return rollouts
 
-    def _report_drift(self, part: Part) -> None:
+    def _report_drift(self, part: MicroBatch) -> None:
         """How far the sampler's log-probabilities lie from the loss's: they are one policy."""
         assert part.old is not None
         scored = part.old.tolist()
@@ -320,6 +326,11 @@ class GrpoTrainer(RunTrainer):
                 )
 
 
+def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:
+    """The loss of a part without anything to learn: each parameter takes part with weight 0."""
+    return torch.stack([p.sum() for p in model.trained_state().values()]).sum() * 0.0
+
+
 def average(
     per_token: Tensor,
     present: Tensor,
@@ -348,7 +359,10 @@ def average(
 
 
 class _Repeats(torch.utils.data.Sampler[int]):
-    """Shuffled indices in which every update's worth stands several times in a row."""
+    """Shuffled indices in which every update's worth stands several times in a row.
+
+    An epoch's last clips, where they are too few for an update, wait for another epoch.
+    """
 
     def __init__(self, size: int, update: int, times: int, seed: int) -> None:
         self.size, self.update, self.times, self.seed, self.epoch = size, update, times, seed, 0

@@ -19,7 +19,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
-from affectgpt_r1.model.profiles import PROFILES, Encoders, create_model, load_encoders
+from affectgpt_r1.model.profiles import PROFILES, EncoderSource, create_model, load_encoders
 from affectgpt_r1.perception.cache import feature_cache
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
@@ -79,7 +79,8 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
         lora_alpha=recipe.lora.alpha,
         lora_dropout=recipe.lora.dropout,
     )
-    examples = _examples(clips, encoders, recipe.data, watch)
+    examples = _examples(clips, EncoderSource.of(encoders), recipe.data, watch)
+    del encoders  # what is trained reads features only
     if recipe.align_projectors:
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
@@ -179,7 +180,7 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
 
 
 def _examples(
-    clips: Sequence[Clip], encoders: Encoders, data: DataSettings, watch: Watch
+    clips: Sequence[Clip], source: EncoderSource, data: DataSettings, watch: Watch
 ) -> Examples:
     cache = feature_cache(data.cache)
-    return Examples(clips, perceive_clips(clips, encoders, cache, watch.encoding))
+    return Examples(clips, perceive_clips(clips, source, cache, watch.encoding))

@@ -94,6 +94,8 @@ class RunTrainer(Trainer):
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
+        # Without a launcher transformers would copy the model to each GPU, but not our batches.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         super().__init__(
             model=model,
             args=arguments,
