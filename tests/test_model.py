@@ -16,7 +16,7 @@ from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.profiles import load_processor
 from affectgpt_r1.model.weights import load_language_model
-from tiny import examples, prompt_batch, same_weights, tiny_model
+from tiny import examples, fill_adapter, prompt_batch, same_weights, tiny_model
 
 # The authors' names of the linears, as in oracle/fusion.json, and ours.
 AUTHORS_NAMES = {
