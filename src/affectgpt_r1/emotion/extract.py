@@ -162,10 +162,13 @@ def _words_of(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, int, bool]
     at = reach = 0
     while at < len(tokens):
         start, denied = found[at].start(), at < reach
-        sign = signs.get(start)
+        sign, longest = signs.get(start), lexicon.phrases.get(tokens[at], 0)
+        if not (sign or longest):
+            at += 1
+            continue
         kind = sign.lastgroup if sign else None
         signed = len(_TOKEN.findall(sign.group())) if sign else 0
-        length = _entry_length(tokens[at : at + _LONGEST_PHRASE], lexicon)
+        length = _entry_length(tokens[at : at + min(longest, _LONGEST_PHRASE)], lexicon)
         if length > signed:
             yield " ".join(tokens[at : at + length]), start, denied
             if tokens[at + length : at + length + 1] not in (["of"], ["such"]):

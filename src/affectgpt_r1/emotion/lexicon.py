@@ -136,6 +136,15 @@ class Lexicon:
         return {word: row for row, word in enumerate(self.tables.bases)}
 
     @cached_property
+    def phrases(self) -> Mapping[str, int]:
+        """How many words the longest entry has that begins with a word."""
+        longest: dict[str, int] = {}
+        for word in self.rows:
+            first, *others = word.split(" ")
+            longest[first] = max(longest.get(first, 0), 1 + len(others))
+        return longest
+
+    @cached_property
     def bits(self) -> NDArray[np.uint64]:
         """Every known word's classes, one bit each: (rings, words + 1, 5); the last row is empty.
 
