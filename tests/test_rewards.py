@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from affectgpt_r1.dialogue import parse_completion, target_text
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import score_sample
+from affectgpt_r1.errors import InputError
 from affectgpt_r1.rewards import RewardRule, reward
 from affectgpt_r1.rewards.length import length_factor
 from affectgpt_r1.training.advantages import group_advantages
@@ -115,6 +116,74 @@ def test_advantages_are_those_of_trl() -> None:
     advantages, _ = group_advantages(rewards)
     spread = rewards.std(ddof=1)
     assert np.allclose(advantages, (rewards - 0.5) / (spread + 1e-4))
+
+
+THINK = "We can infer that she is {}.".format
+CASES = [
+    # thinking, answer, labels -> alignment by Jaccard, by F, dual
+    (THINK("joyful"), "happy", ["happy"], 1.0, 1.0, 1.0),
+    (THINK("sad"), "happy", ["happy"], 0.0, 0.0, 0.0),
+    (THINK("sad"), "happy", ["sad"], 0.0, 0.0, 1.0),
+    (THINK("happy and sad"), "happy", ["happy"], 0.5, 2 / 3, 2 / 3),
+    (THINK("not happy but sad"), "sad", ["happy"], 1.0, 1.0, 0.0),
+    ("Her brow moves.", "happy", ["happy"], 0.0, 0.0, 0.0),
+    (THINK("happy"), "qwertyuiop", ["happy"], 0.0, 0.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("think", "answer", "labels", "jaccard", "f", "dual"), CASES)
+def test_alignment_and_dual_are_those_worked_out_by_hand(
+    think: str, answer: str, labels: list[str], jaccard: float, f: float, dual: float
+) -> None:
+    lexicon = Lexicon.load("builtin")
+    completion = parse_completion(f"<think>{think}</think><answer>{answer}</answer>", "think")
+    for by, expected in (("jaccard", jaccard), ("f", f)):
+        rule = RewardRule(alignment=0.4, dual=0.6, alignment_by=by, mode="think")  # type: ignore[arg-type]
+        found = reward(completion, labels, lexicon, rule)
+        assert found.alignment == pytest.approx(expected)
+        assert found.dual == pytest.approx(dual)
+        assert found.total == pytest.approx(
+            1.0 + (found.accuracy or 0.0) + 0.4 * expected + 0.6 * dual
+        )
+
+
+def test_the_penalty_is_on_the_terms_that_are_named() -> None:
+    lexicon = Lexicon.load("builtin")
+    completion = parse_completion(
+        f"<think>{THINK('happy, sad and angry')}</think><answer>happy, joyful</answer>", "think"
+    )
+    for penalised, factors in (
+        (("accuracy", "dual"), (1 / 2, 1 / 3)),
+        (("dual",), (1.0, 1 / 3)),
+        ((), (1.0, 1.0)),
+    ):
+        rule = RewardRule(dual=1.0, length_penalty="p2", penalised=penalised, mode="think")
+        found = reward(completion, ["happy"], lexicon, rule)
+        assert (found.penalty, found.dual_penalty) == pytest.approx(factors)
+
+
+def test_a_gate_leaves_nothing_to_what_is_out_of_format() -> None:
+    lexicon = Lexicon.load("builtin")
+    said = parse_completion("So: <answer>happy</answer>")
+    assert reward(said, ["happy"], lexicon, RewardRule()).total == 1.0
+    assert reward(said, ["happy"], lexicon, RewardRule(gate=True)).total == 0.0
+
+
+@pytest.mark.parametrize("term", ["alignment", "dual"])
+def test_terms_of_the_thinking_refuse_the_mode_without_it(term: str) -> None:
+    with pytest.raises(InputError, match=rf"rewards\.{term} .* mode=think"):
+        RewardRule(**{term: 0.5})  # type: ignore[arg-type]
+
+
+@given(st.text(max_size=80), st.booleans(), st.sampled_from(["none", "p1", "p2", "p3"]))
+def test_no_text_breaks_a_reward_or_leaves_its_bounds(
+    text: str, wrapped: bool, penalty: str
+) -> None:
+    lexicon = Lexicon.load("builtin")
+    raw = f"<think>{text}</think><answer>happy, {text}</answer>" if wrapped else text
+    rule = RewardRule(alignment=0.4, dual=0.6, length_penalty=penalty, mode="think")  # type: ignore[arg-type]
+    found = reward(parse_completion(raw, "think"), ["happy", "sad"], lexicon, rule)
+    assert 0.0 <= found.total <= 3.0 + 1e-12
 
 
 def test_scores_and_rewards_load_without_torch() -> None:

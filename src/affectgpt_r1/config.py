@@ -157,13 +157,21 @@ class RewardSettings(Section):
     """The terms' weights and the length penalty (PAPER.md, "Five rewards").
 
     Attributes:
-        accuracy, format: weights of the terms; 0 leaves a term out.
-        length_penalty: p1, p2, p3 or none, on accuracy.
+        accuracy, format, alignment, dual: weights of the terms; 0 leaves a term out. Alignment
+            and dual read the thinking.
+        length_penalty: p1, p2, p3 or none, on the terms of `penalised`.
         level: ring of the wheels, 1 inner, 2 middle.
+        gate: a completion out of format gets no reward at all.
+        alignment_by: the Jaccard index of the two sets of classes, or their F.
     """
 
     accuracy: NonNegative = 1.0
     format: NonNegative = 1.0
+    alignment: NonNegative = 0.0
+    dual: NonNegative = 0.0
+    penalised: tuple[Literal["accuracy", "dual"], ...] = ("accuracy", "dual")
+    gate: bool = False
+    alignment_by: Literal["jaccard", "f"] = "jaccard"
     length_penalty: Literal["none", "p1", "p2", "p3"] = "none"
     level: Literal[1, 2] = 1
 

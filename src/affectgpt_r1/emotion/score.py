@@ -165,6 +165,23 @@ def sample_f(
     return total / WHEELS
 
 
+def sample_jaccard(
+    one: Sequence[str], other: Sequence[str], lexicon: Lexicon, level: int = 1
+) -> float:
+    """How far two answers agree: the mean over wheels of their classes' Jaccard index.
+
+    A wheel on which either names nothing counts 0 (PAPER.md, "Five rewards", alignment).
+    """
+    codes = lexicon.codes[level - 1]
+    a, b = _union(one, codes), _union(other, codes)
+    shares = (
+        (a & b & bits).bit_count() / ((a | b) & bits).bit_count()
+        for bits in _WHEELS
+        if a & b & bits
+    )
+    return sum(shares) / WHEELS
+
+
 def _union(words: Sequence[str], codes: Mapping[str, int]) -> int:
     union, get = 0, codes.get
     for word in words:

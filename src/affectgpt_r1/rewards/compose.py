@@ -1,4 +1,4 @@
-"""The total reward: weighted terms, with the length penalty on accuracy.
+"""The total reward: weighted terms, with length penalties.
 
 A term that could not be judged is None: left out of the sum and counted, never 0.
 """
@@ -7,11 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from affectgpt_r1.dialogue import Completion
+from affectgpt_r1.dialogue import Completion, Mode
+from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import InputError
 from affectgpt_r1.rewards.length import LengthPenalty, length_factor
-from affectgpt_r1.rewards.terms import accuracy_reward, format_reward
+from affectgpt_r1.rewards.terms import (
+    Agreement,
+    accuracy_reward,
+    alignment_reward,
+    format_reward,
+)
+
+if TYPE_CHECKING:
+    from affectgpt_r1.config import RewardSettings
+
+#: The terms in the order in which they are told.
+TERMS = ("format", "accuracy", "alignment", "dual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +33,43 @@ class RewardRule:
     """Which terms count how much.
 
     Attributes:
-        accuracy, format: weights; a term of weight 0 is still reported.
-        length_penalty: on accuracy.
+        accuracy, format, alignment, dual: weights. Format and accuracy are reported at weight 0
+            too; the thinking is read only where a weight asks for it.
+        length_penalty: on the terms of `penalised`: accuracy by the answer's words, dual by the
+            thinking's.
+        penalised: of accuracy and dual.
+        gate: whether a completion out of format gets 0 in all.
+        alignment_by: Jaccard index of the classes, or the symmetric F.
         level: ring of the wheels.
+        mode: which blocks are asked for.
+
+    Raises:
+        InputError: alignment or dual without a thinking to read.
     """
 
     accuracy: float = 1.0
     format: float = 1.0
     length_penalty: LengthPenalty = "none"
     level: int = 1
+    alignment: float = 0.0
+    dual: float = 0.0
+    penalised: tuple[str, ...] = ("accuracy", "dual")
+    gate: bool = False
+    alignment_by: Agreement = "jaccard"
+    mode: Mode = "answer"
+
+    def __post_init__(self) -> None:
+        asked = [name for name in ("alignment", "dual") if getattr(self, name)]
+        if asked and self.mode == "answer":
+            raise InputError(
+                f"rewards.{asked[0]} reads the think block, which mode 'answer' has not: "
+                f"set mode=think, or rewards.{asked[0]}=0"
+            )
+
+    @classmethod
+    def of(cls, settings: RewardSettings, mode: Mode) -> RewardRule:
+        """The rule of a recipe."""
+        return cls(**settings.model_dump(), mode=mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +82,17 @@ class RewardBreakdown:
             be said.
         penalty: the factor on accuracy.
         total: the weighted sum over the terms that were judged.
+        alignment, dual: None where they were not asked for, or (dual) nothing can be said.
+        dual_penalty: the factor on dual.
     """
 
     format: float
     accuracy: float | None
     penalty: float
     total: float
+    alignment: float | None = None
+    dual: float | None = None
+    dual_penalty: float = 1.0
 
 
 def reward(
@@ -59,9 +106,25 @@ def reward(
         lexicon: words to wheel classes.
         rule: weights and penalty.
     """
-    form = format_reward(completion)
+    words, level = completion.words, rule.level
     judged = any(lexicon.counts(word) for word in labels)
-    accuracy = accuracy_reward(completion, labels, lexicon, rule.level) if judged else None
-    penalty = length_factor(len(completion.words), len(set(labels)), rule.length_penalty)
+    form = format_reward(completion)
+    accuracy = accuracy_reward(words, labels, lexicon, level) if judged else None
+    penalty = _factor(words, labels, rule, "accuracy")
     total = rule.format * form + rule.accuracy * (accuracy or 0.0) * penalty
-    return RewardBreakdown(form, accuracy, penalty, total)
+    alignment, dual, dual_penalty = None, None, 1.0
+    if rule.alignment or rule.dual:
+        thought = extract_words(completion.think or "", lexicon)
+        alignment = alignment_reward(words, thought, lexicon, level, rule.alignment_by)
+        dual = accuracy_reward(thought, labels, lexicon, level) if judged else None
+        dual_penalty = _factor(thought, labels, rule, "dual")
+        total += rule.alignment * alignment + rule.dual * (dual or 0.0) * dual_penalty
+    if rule.gate:
+        total *= form
+    return RewardBreakdown(form, accuracy, penalty, total, alignment, dual, dual_penalty)
+
+
+def _factor(words: Sequence[str], labels: Sequence[str], rule: RewardRule, term: str) -> float:
+    if term not in rule.penalised:
+        return 1.0
+    return length_factor(len(words), len(set(labels)), rule.length_penalty)

@@ -1,15 +1,18 @@
-"""The reward terms that need no judge: format and accuracy (PAPER.md, "Five rewards").
+"""The reward terms that need no judge (PAPER.md, "Five rewards").
 
-Each takes a parsed completion; none parses text itself.
+Each takes a parsed completion, or words that were read already; none parses text itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import sample_f
+from affectgpt_r1.emotion.score import sample_f, sample_jaccard
+
+Agreement = Literal["jaccard", "f"]
 
 
 def format_reward(completion: Completion) -> float:
@@ -18,10 +21,24 @@ def format_reward(completion: Completion) -> float:
 
 
 def accuracy_reward(
-    completion: Completion, labels: Sequence[str], lexicon: Lexicon, level: int = 1
+    words: Sequence[str], labels: Sequence[str], lexicon: Lexicon, level: int = 1
 ) -> float:
-    """The emotion-wheel F of the answer's words against the labels: the metric itself.
+    """The emotion-wheel F of words against the labels: the metric itself.
 
-    No answer scores 0: it was judged, and names no emotion.
+    Of the answer's words it is the accuracy reward, of the thinking's the dual reward. No words
+    score 0: they were judged, and name no emotion.
     """
-    return sample_f(labels, completion.words, lexicon, level)
+    return sample_f(labels, words, lexicon, level)
+
+
+def alignment_reward(
+    words: Sequence[str],
+    thought: Sequence[str],
+    lexicon: Lexicon,
+    level: int = 1,
+    by: Agreement = "jaccard",
+) -> float:
+    """How far the answer agrees with the thinking, on the wheels; 0 where either names nothing."""
+    if by == "f":
+        return sample_f(thought, words, lexicon, level)
+    return sample_jaccard(thought, words, lexicon, level)

@@ -29,7 +29,7 @@ from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
 from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
-from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward
+from affectgpt_r1.rewards import TERMS, RewardBreakdown, RewardRule, reward
 from affectgpt_r1.training.advantages import group_advantages
 from affectgpt_r1.training.run_folder import append_json
 from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
@@ -90,6 +90,7 @@ class GrpoTrainer(RunTrainer):
         progress: Progress,
     ) -> None:
         self.recipe, self.lexicon = recipe, lexicon
+        self.rule = RewardRule.of(recipe.rewards, recipe.mode)
         self.parts: list[MicroBatch] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
         for module in model.modules():
@@ -106,9 +107,7 @@ class GrpoTrainer(RunTrainer):
 
     def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
         """Reward one clip's completions; override it to reward otherwise."""
-        rule = self.recipe.rewards
-        weights = RewardRule(rule.accuracy, rule.format, rule.length_penalty, rule.level)
-        return [reward(c, clip.labels or (), self.lexicon, weights) for c in completions]
+        return [reward(c, clip.labels or (), self.lexicon, self.rule) for c in completions]
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -292,21 +291,22 @@ class GrpoTrainer(RunTrainer):
         totals = np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
         words = [word for c in completions for word in c.words]
         samples = [s for rollout in rollouts for s in rollout.samples]
-        judged = [r.accuracy for r in rewards if r.accuracy is not None]
+        judged = {
+            name: [value for r in rewards if (value := getattr(r, name)) is not None]
+            for name in TERMS
+        }
         figures = {
             "reward": float(totals.mean()),
             "reward_std": float(totals.std(axis=1, ddof=1).mean()),
-            "format": float(np.mean([r.format for r in rewards])),
             "penalty": float(np.mean([r.penalty for r in rewards])),
-            "not_judged": float(len(rewards) - len(judged)),
+            "not_judged": float(len(rewards) - len(judged["accuracy"])),
             "words_per_answer": len(words) / len(completions),
             "distinct_answers": len({c.words for c in completions}) / len(completions),
             "frac_reward_zero_std": float(1 - varied.mean()),
             "truncated": float(np.mean([not s.finished for s in samples])),
             "completion_tokens": float(np.mean([len(s.ids) for s in samples])),
         }
-        if judged:
-            figures["accuracy"] = float(np.mean(judged))
+        figures |= {name: float(np.mean(found)) for name, found in judged.items() if found}
         if words:
             figures["coverage"] = sum(map(self.lexicon.knows, words)) / len(words)
         self.record(figures)

@@ -21,6 +21,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.model.profiles import PROFILES, EncoderSource, create_model, load_encoders
 from affectgpt_r1.perception.cache import feature_cache
+from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
@@ -102,6 +103,7 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     """
     if _finished(recipe, recipe.run):
         return RunResult(Path(recipe.run.output) / "model", 0, None)
+    RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
     folder = Path(recipe.lexicon.folder) if recipe.lexicon.folder else None
     lexicon = Lexicon.load(recipe.lexicon.name, folder=folder)
     clips = _training_clips(recipe.data)
