@@ -11,6 +11,7 @@ import yaml
 from affectgpt_r1.config import (
     ColdStartRecipe,
     GrpoRecipe,
+    RewardRecipe,
     load_recipe,
     recipe_names,
     recipe_yaml,
@@ -20,7 +21,8 @@ from affectgpt_r1.errors import MissingFileError, RecipeError
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_packages_recipes_load_and_read_back(name: str, tmp_path: Path) -> None:
-    kind: Any = GrpoRecipe if name.endswith("grpo") else ColdStartRecipe
+    kinds: dict[str, Any] = {"grpo": GrpoRecipe, "start": ColdStartRecipe, "reward": RewardRecipe}
+    kind = kinds[name.rpartition("-")[2]]
     recipe = load_recipe(name, kind)
     path = tmp_path / "r.yaml"
     path.write_text(recipe_yaml(recipe))

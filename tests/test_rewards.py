@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from affectgpt_r1.config import RewardRecipe, load_recipe
 from affectgpt_r1.dialogue import parse_completion, target_text
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import score_sample
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.errors import InputError, ProblemsError
+from affectgpt_r1.evaluation.rewarding import reward_rows
 from affectgpt_r1.rewards import RewardRule, reward
 from affectgpt_r1.rewards.length import length_factor
 from affectgpt_r1.training.advantages import group_advantages
@@ -193,3 +197,27 @@ def test_scores_and_rewards_load_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_is_rewarded_row_by_row(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "completion": "<answer>happy, glad</answer>", "labels": ["joyful"]},
+        {"completion": "happy", "labels": "qwertyuiop"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = reward_rows(path, load_recipe("reward", RewardRecipe))
+    assert first["id"] == "a"
+    assert first["problems"] == []
+    assert first["total"] == pytest.approx(1 + math.log(2) / math.log(3))
+    assert (second["id"], second["accuracy"], second["total"]) == (2, None, 0.0)
+    assert second["problems"] == ["no answer block", "text outside the blocks"]
+
+
+def test_wrong_rows_are_told_all_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"labels": []}\nnonsense\n{"completion": 1, "labels": []}\n[]\n')
+    with pytest.raises(ProblemsError) as caught:
+        list(reward_rows(path, RewardRecipe()))
+    assert len(caught.value.problems) == 4
+    assert caught.value.problems[0] == "line 1: no 'completion'"

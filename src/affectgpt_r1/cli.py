@@ -354,6 +354,20 @@ def evaluate(
 
 
 @app.command()
+def reward(
+    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name (`reward`).")],
+    file: Annotated[Path, typer.Argument(help="JSON Lines: completion, labels; - reads stdin.")],
+    overrides: SetOption = None,
+) -> None:
+    """Reward completions: every term, penalty and problem, one JSON object a line."""
+    from affectgpt_r1.config import RewardRecipe, load_recipe
+    from affectgpt_r1.evaluation.rewarding import reward_rows
+
+    for row in reward_rows(file, load_recipe(recipe, RewardRecipe, overrides or ())):
+        _answer(row)
+
+
+@app.command()
 def prepare(
     name: Annotated[Literal["demo"], typer.Argument(help="Which data set.")],
     folder: Annotated[Path, typer.Argument(help="Where it lies, or is made.")],

@@ -221,6 +221,19 @@ class GrpoRecipe(Section):
         return self
 
 
+class RewardRecipe(Section):
+    """A reward by itself: what `affectgpt-r1 reward` gives to completions of any model.
+
+    Attributes:
+        mode: which blocks a completion is to have.
+    """
+
+    stage: Literal["reward"] = "reward"
+    rewards: RewardSettings = RewardSettings()
+    lexicon: LexiconSettings = LexiconSettings()
+    mode: Literal["answer", "think"] = "answer"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which also reads 1e-5 as a number: YAML 1.1 alone wants 1.0e-5."""
 
@@ -232,7 +245,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-Recipe = TypeVar("Recipe", ColdStartRecipe, GrpoRecipe)
+Recipe = TypeVar("Recipe", ColdStartRecipe, GrpoRecipe, RewardRecipe)
 
 
 def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:
@@ -240,7 +253,7 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
 
     Args:
         source: a YAML file, or the name of a recipe of the package.
-        kind: `ColdStartRecipe` or `GrpoRecipe`.
+        kind: `ColdStartRecipe`, `GrpoRecipe` or `RewardRecipe`.
         overrides: `key.sub=value`, the value as YAML.
 
     Raises:

@@ -65,7 +65,7 @@ def read_answers(
         ProblemsError: wrong lines, all of them, with their numbers.
         InputError: clips of the manifest have no answer.
     """
-    source, text = _text(path)
+    source, text = read_text(path)
     truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest is not None else None
     rows: list[AnswerRow] = []
     problems: list[str] = []
@@ -126,7 +126,13 @@ def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _text(path: Path) -> tuple[str, str]:
+def read_text(path: Path) -> tuple[str, str]:
+    """What a file is called, and its text; `-` is standard input.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ProblemsError: it is not UTF-8.
+    """
     source = "standard input" if str(path) == "-" else str(path)
     try:
         content = path.read_bytes() if source == str(path) else sys.stdin.buffer.read()

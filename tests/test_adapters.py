@@ -1,0 +1,97 @@
+"""The reward inside other trainers: their signatures, and TRL's own training loop."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.model.profiles import nano_language_model, nano_tokenizer
+from affectgpt_r1.rewards import RewardRule
+from affectgpt_r1.rewards.adapters import EmotionReward, emotion_reward
+
+HAPPY = "<answer>happy</answer>"
+
+
+def test_plain_and_conversational_completions_are_one() -> None:
+    plain = emotion_reward([HAPPY, "no idea"], labels=[["joyful"], ["joyful"]])
+    chat = emotion_reward(
+        [[{"role": "assistant", "content": HAPPY}], [{"role": "assistant", "content": "no idea"}]],
+        labels=[["joyful"], ["joyful"]],
+    )
+    parts = emotion_reward(
+        [[{"role": "assistant", "content": [{"type": "text", "text": HAPPY}]}], []],
+        labels=[["joyful"], ["joyful"]],
+    )
+    assert plain == chat == parts == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("labels", [["joyful", "glad"], "joyful, glad", "['joyful', 'glad']"])
+def test_labels_come_as_lists_or_texts_in_any_column(labels: Any) -> None:
+    assert EmotionReward(column="solution")([HAPPY], solution=[labels]) == [2.0]
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(InputError, match=r"'labels' is not there .* \(here: solution\)"):
+        emotion_reward([HAPPY], solution=["happy"])
+    with pytest.raises(InputError, match="has 1 rows for 2 completions"):
+        emotion_reward([HAPPY, HAPPY], labels=["happy"])
+
+
+def test_unknown_labels_are_no_zero() -> None:
+    assert emotion_reward([HAPPY, HAPPY], labels=["qwertyuiop", "happy"]) == [None, 2.0]
+
+
+def test_it_survives_pickling_and_ms_swift_makes_it() -> None:
+    made = EmotionReward(args=object())
+    kept = pickle.dumps(EmotionReward(RewardRule(length_penalty="p2")))
+    again = pickle.loads(kept)  # noqa: S301 - our own bytes
+    assert made([HAPPY], solution=None, labels=["happy"]) == [2.0]
+    assert again(["<answer>happy, glad</answer>"], labels=["happy"]) == [1.5]
+
+
+def test_every_term_is_told() -> None:
+    told: dict[str, float] = {}
+    emotion_reward([HAPPY, "no"], labels=["happy", "qwertyuiop"], log_metric=told.__setitem__)
+    assert told == {
+        "emotion/format": 0.5,
+        "emotion/accuracy": 1.0,
+        "emotion/penalty": 1.0,
+        "emotion/not_judged": 0.5,
+    }
+
+
+def test_trl_trains_with_it(tmp_path: Path) -> None:
+    tokenizer = nano_tokenizer()
+    rows = [{"prompt": "How does she feel?", "emotions": ["happy", "glad"]}] * 4
+    trainer: Any = GRPOTrainer(
+        model=nano_language_model(len(tokenizer), seed=0),
+        reward_funcs=EmotionReward(column="emotions"),
+        args=GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=6,
+            max_steps=5,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    logged = [row for row in trainer.state.log_history if "rewards/emotion_reward/mean" in row]
+    assert len(logged) == 5
+    assert all(math.isfinite(row["reward"]) for row in logged)
+    assert all("emotion/accuracy" in row for row in logged)
