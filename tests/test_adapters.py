@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+import torch
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -17,7 +17,8 @@ from affectgpt_r1.model.profiles import nano_language_model, nano_tokenizer
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.adapters import EmotionReward, emotion_reward
 
-HAPPY = "<answer>happy</answer>"
+HAPPY, SAD = "<answer>happy</answer>", "<answer>sad</answer>"
+PROMPT = "How does she feel?"
 
 
 def test_plain_and_conversational_completions_are_one() -> None:
@@ -61,31 +62,48 @@ def test_every_term_is_told() -> None:
     told: dict[str, float] = {}
     emotion_reward([HAPPY, "no"], labels=["happy", "qwertyuiop"], log_metric=told.__setitem__)
     assert told == {
-        "emotion/format": 0.5,
-        "emotion/accuracy": 1.0,
-        "emotion/penalty": 1.0,
-        "emotion/not_judged": 0.5,
+        "emotion_reward/format": 0.5,
+        "emotion_reward/accuracy": 1.0,
+        "emotion_reward/penalty": 1.0,
+        "emotion_reward/not_judged": 0.5,
     }
+
+
+def test_terms_without_labels_need_none() -> None:
+    form = EmotionReward(RewardRule(accuracy=0.0), name="format")
+    assert form.__name__ == "format"
+    assert form([HAPPY, "no"], labels=["qwertyuiop", "qwertyuiop"]) == [1.0, 0.0]
+
+
+def test_a_thinking_that_was_parsed_away_is_read() -> None:
+    message = {"role": "assistant", "reasoning_content": "She is sad.", "content": SAD}
+    rule = RewardRule(dual=1.0, mode="think")
+    whole = EmotionReward(rule)([f"<think>She is sad.</think>{SAD}"], labels=["sad"])
+    assert EmotionReward(rule)([[message]], labels=["sad"]) == whole == [3.0]
 
 
 def test_trl_trains_with_it(tmp_path: Path) -> None:
     tokenizer = nano_tokenizer()
-    rows = [{"prompt": "How does she feel?", "emotions": ["happy", "glad"]}] * 4
+    model = taught(nano_language_model(len(tokenizer), seed=0), tokenizer)
+    before = model.lm_head.weight.detach().clone()
+    rows = [{"prompt": PROMPT, "emotions": ["happy", "glad"]}] * 4
     trainer: Any = GRPOTrainer(
-        model=nano_language_model(len(tokenizer), seed=0),
+        model=model,
         reward_funcs=EmotionReward(column="emotions"),
         args=GRPOConfig(
             output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            num_generations=4,
-            max_completion_length=6,
+            per_device_train_batch_size=8,
+            num_generations=8,
+            max_completion_length=16,
             max_steps=5,
+            learning_rate=1e-3,
             bf16=False,
             use_cpu=True,
             report_to="none",
             save_strategy="no",
             logging_steps=1,
             disable_tqdm=True,
+            seed=0,
         ),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -93,5 +111,24 @@ def test_trl_trains_with_it(tmp_path: Path) -> None:
     trainer.train()
     logged = [row for row in trainer.state.log_history if "rewards/emotion_reward/mean" in row]
     assert len(logged) == 5
-    assert all(math.isfinite(row["reward"]) for row in logged)
-    assert all("emotion/accuracy" in row for row in logged)
+    assert any(row["reward_std"] > 0.1 for row in logged)
+    assert all("emotion_reward/accuracy" in row for row in logged)
+    assert not torch.equal(trainer.model.lm_head.weight, before)
+
+
+def taught(model: Any, tokenizer: Any) -> Any:
+    """A model that gives either of two answers: there is something to learn from."""
+    rows = [
+        [*tokenizer(PROMPT + answer).input_ids, tokenizer.eos_token_id] for answer in (HAPPY, SAD)
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(80):
+        loss = sum(model(input_ids=ids, labels=ids).loss for ids in map(batch_of, rows))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+def batch_of(ids: list[int]) -> torch.Tensor:
+    return torch.tensor([ids])

@@ -8,10 +8,11 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.config import RewardRecipe, load_recipe
@@ -179,6 +180,7 @@ def test_terms_of_the_thinking_refuse_the_mode_without_it(term: str) -> None:
         RewardRule(**{term: 0.5})  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.booleans(), st.sampled_from(["none", "p1", "p2", "p3"]))
 def test_no_text_breaks_a_reward_or_leaves_its_bounds(
     text: str, wrapped: bool, penalty: str
@@ -216,8 +218,33 @@ def test_a_file_is_rewarded_row_by_row(tmp_path: Path) -> None:
 
 def test_wrong_rows_are_told_all_at_once(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"labels": []}\nnonsense\n{"completion": 1, "labels": []}\n[]\n')
+    lines = [
+        '{"labels": []}',
+        "nonsense",
+        '{"completion": 1, "labels": []}',
+        "[]",
+        '{"completion": "a", "labels": [1]}',
+        '{"completion": "\\ud83d", "labels": []}',
+        '{"completion": "a", "labels": [], "id": NaN}',
+    ]
+    path.write_text("\n".join(lines))
     with pytest.raises(ProblemsError) as caught:
         list(reward_rows(path, RewardRecipe()))
-    assert len(caught.value.problems) == 4
-    assert caught.value.problems[0] == "line 1: no 'completion'"
+    assert len(caught.value.problems) == len(lines)
+    assert caught.value.problems[1] == "line 2: not JSON"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"length_penalty": "P1"},
+        {"length_penalty": None},
+        {"level": 0},
+        {"penalised": ("acuracy",)},
+        {"alignment_by": "F"},
+        {"mode": "thinking"},
+    ],
+)
+def test_a_rule_with_a_value_of_no_meaning_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="choose from"):
+        RewardRule(**wrong)

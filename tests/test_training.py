@@ -249,6 +249,12 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     check_run(tmp_path / "run", recipe)
     begin_run(tmp_path / "run", recipe)
     check_run(tmp_path / "run", recipe)
+    written = tmp_path / "run/recipe.yaml"
+    lines = written.read_text().splitlines()
+    assert "modality_dropout: 0.0" in lines
+    # As an older release wrote it, which did not know the key.
+    written.write_text("\n".join(line for line in lines if "modality_dropout" not in line))
+    check_run(tmp_path / "run", recipe)
     other = cold_start_recipe(tmp_path / "run", learning_rate=0.1)
     with pytest.raises(CheckpointError, match=r"optimizer\.learning_rate"):
         check_run(tmp_path / "run", other)

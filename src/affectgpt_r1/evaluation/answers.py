@@ -77,7 +77,7 @@ def read_answers(
         try:
             found = _row(json.loads(line), group, truth is None)
         except (ValueError, RecursionError) as error:
-            problems.append(f"line {number}: {_reason(error)}")
+            problems.append(f"line {number}: {reason_of(error)}")
             continue
         if truth is not None:
             if found.id not in truth:
@@ -152,7 +152,7 @@ def _row(row: Any, group: str, must_have_group: bool) -> AnswerRow:
     if name is None:
         raise ValueError("no 'id'")
     labels = row.get("label") if row.get("labels") is None else row["labels"]
-    if not (labels is None or isinstance(labels, str) or _is_number(labels) or _is_texts(labels)):
+    if not (labels is None or isinstance(labels, str) or _is_number(labels) or is_texts(labels)):
         raise ValueError("the labels are neither words nor a number")
     sentiment = row.get("sentiment")
     if not isinstance(sentiment, str | None):
@@ -187,7 +187,7 @@ def _prediction(row: Mapping[str, object]) -> tuple[Answer, str | None]:
     if key is None:
         return None, None
     value = row[key]
-    if isinstance(value, list) and _is_texts(value):
+    if isinstance(value, list) and is_texts(value):
         return [str(word) for word in value], None
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is neither a text nor a list of texts")
@@ -197,7 +197,8 @@ def _prediction(row: Mapping[str, object]) -> tuple[Answer, str | None]:
     return completion.words, completion.think or completion.text
 
 
-def _is_texts(value: object) -> bool:
+def is_texts(value: object) -> bool:
+    """Whether it is a list of texts."""
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
@@ -208,7 +209,8 @@ def _is_number(value: object) -> bool:
     return abs(value) <= sys.float_info.max
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a line could not be read, for its user."""
     return "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
 
 

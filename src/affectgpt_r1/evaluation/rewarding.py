@@ -15,7 +15,7 @@ from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import ProblemsError
-from affectgpt_r1.evaluation.answers import read_text
+from affectgpt_r1.evaluation.answers import is_texts, read_text, reason_of
 from affectgpt_r1.rewards import RewardRule, reward
 
 
@@ -41,12 +41,15 @@ def reward_rows(path: Path, recipe: RewardRecipe) -> Iterator[dict[str, object]]
             continue
         try:
             row = json.loads(line)
-            if not isinstance(row["completion"], str) or not isinstance(row["labels"], list | str):
-                raise TypeError("'completion' is a text, 'labels' a list or a text")
-            rows.append((row.get("id", number), row["completion"], read_words(row["labels"])))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            told = f"no {error}" if isinstance(error, KeyError) else str(error) or "not JSON"
-            problems.append(f"line {number}: {told}")
+            if not isinstance(row, dict) or not {"completion", "labels"} <= row.keys():
+                raise ValueError("no object with 'completion' and 'labels'")
+            completion, labels = row["completion"], row["labels"]
+            if not isinstance(completion, str) or not (isinstance(labels, str) or is_texts(labels)):
+                raise ValueError("'completion' is a text, 'labels' a text or a list of texts")
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # can be told again
+            rows.append((row.get("id", number), completion, read_words(labels)))
+        except (ValueError, RecursionError) as error:
+            problems.append(f"line {number}: {reason_of(error)}")
     if problems or not rows:
         raise ProblemsError(source, problems or ["no completion to reward is in it"])
     for name, completion, labels in rows:

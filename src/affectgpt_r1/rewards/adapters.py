@@ -23,9 +23,10 @@ class EmotionReward:
     """A reward function of TRL's and ms-swift's shape; may be pickled.
 
     Args:
-        rule: terms, penalty and mode.
+        rule: terms, penalty and mode; None: accuracy with p3 and format, as the recipe `reward`.
         lexicon, folder: as in `Lexicon.load`.
         column: the data set's column that holds the labels, as lists or as texts.
+        name: under which it is logged; two in one run need two.
         args: ms-swift's own; not read.
 
     >>> EmotionReward()(["<answer>happy</answer>"], labels=["joyful, glad"])
@@ -39,14 +40,15 @@ class EmotionReward:
         lexicon: str = "builtin",
         folder: Path | str | None = None,
         column: str = "labels",
+        name: str = "emotion_reward",
         args: Any = None,
     ) -> None:
-        self.rule, self.column = rule or RewardRule(), column
+        self.rule, self.column = rule or RewardRule(length_penalty="p3"), column
         self.lexicon = Lexicon.load(lexicon, folder=folder)
-        self.__name__ = "emotion_reward"  # TRL logs a function by its name
+        self.__name__ = name  # TRL logs a function by its name
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """One reward a completion; None where no label is known, so that nothing can be said.
+        """One reward a completion; None where accuracy or dual counts and no label is known.
 
         Args:
             completions: texts, or conversations whose last message is the reply.
@@ -73,8 +75,17 @@ class EmotionReward:
             for completion, row in zip(completions, labels, strict=True)
         ]
         if tell := columns.get("log_metric"):
-            _log(found, tell)
-        return [None if row.accuracy is None else row.total for row in found]
+            self._log(found, tell)
+        needs_labels = self.rule.accuracy or self.rule.dual
+        return [None if row.accuracy is None and needs_labels else row.total for row in found]
+
+    def _log(self, found: Sequence[RewardBreakdown], tell: Callable[[str, float], None]) -> None:
+        for term in (*TERMS, "penalty", *["dual_penalty"] * bool(self.rule.dual)):
+            values = [value for row in found if (value := getattr(row, term)) is not None]
+            if values:
+                tell(f"{self.__name__}/{term}", fsum(values) / len(values))
+        unknown = sum(row.accuracy is None for row in found)
+        tell(f"{self.__name__}/not_judged", unknown / max(len(found), 1))
 
 
 def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -88,18 +99,13 @@ def _default() -> EmotionReward:
 
 
 def _text(completion: Any) -> str:
-    """A completion's text; of a conversation the last message's, its text parts joined."""
+    """A completion's text; of a conversation the last message's, with what it thought before."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content or ())
-
-
-def _log(found: Sequence[RewardBreakdown], tell: Callable[[str, float], None]) -> None:
-    for name in (*TERMS, "penalty"):
-        values = [value for row in found if (value := getattr(row, name)) is not None]
-        if values:
-            tell(f"emotion/{name}", fsum(values) / len(values))
-    tell("emotion/not_judged", sum(row.accuracy is None for row in found) / max(len(found), 1))
+    message = completion[-1] if completion else {}
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part.get("text") or "" for part in content)
+    # TRL takes the thinking out of a reply where a model's template says how.
+    thought = message.get("reasoning_content") or message.get("thinking")
+    return f"<think>{thought}</think>{content}" if thought else content

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from affectgpt_r1.dialogue import Completion, Mode
 from affectgpt_r1.emotion.extract import extract_words
@@ -44,7 +44,7 @@ class RewardRule:
         mode: which blocks are asked for.
 
     Raises:
-        InputError: alignment or dual without a thinking to read.
+        InputError: a value that is none of these, or alignment or dual without a thinking to read.
     """
 
     accuracy: float = 1.0
@@ -59,6 +59,15 @@ class RewardRule:
     mode: Mode = "answer"
 
     def __post_init__(self) -> None:
+        for name, value, known in (
+            ("length_penalty", {self.length_penalty}, get_args(LengthPenalty)),
+            ("level", {self.level}, (1, 2)),
+            ("penalised", set(self.penalised), ("accuracy", "dual")),
+            ("alignment_by", {self.alignment_by}, get_args(Agreement)),
+            ("mode", {self.mode}, get_args(Mode)),
+        ):
+            if value - set(known):
+                raise InputError(f"{name}={getattr(self, name)!r}: choose from {known}")
         asked = [name for name in ("alignment", "dual") if getattr(self, name)]
         if asked and self.mode == "answer":
             raise InputError(
@@ -81,8 +90,8 @@ class RewardBreakdown:
         accuracy: before the penalty; None where no label is in the lexicon, so that nothing can
             be said.
         penalty: the factor on accuracy.
-        total: the weighted sum over the terms that were judged.
-        alignment, dual: None where they were not asked for, or (dual) nothing can be said.
+        total: the weighted sum over the terms that were judged; 0 behind a gate.
+        alignment, dual: None where neither was asked for, or (dual) nothing can be said.
         dual_penalty: the factor on dual.
     """
 

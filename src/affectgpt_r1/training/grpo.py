@@ -306,6 +306,8 @@ class GrpoTrainer(RunTrainer):
             "truncated": float(np.mean([not s.finished for s in samples])),
             "completion_tokens": float(np.mean([len(s.ids) for s in samples])),
         }
+        if self.rule.dual:
+            figures["dual_penalty"] = float(np.mean([r.dual_penalty for r in rewards]))
         figures |= {name: float(np.mean(found)) for name, found in judged.items() if found}
         if words:
             figures["coverage"] = sum(map(self.lexicon.knows, words)) / len(words)

@@ -95,8 +95,8 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
 def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     """Phase 2: improve a cold-started model with GRPO.
 
-    Clips whose labels the lexicon does not know at all are left out and counted: every answer to
-    them scores 0, so their groups could teach nothing (METRIC.md).
+    Clips whose labels the lexicon does not know at all are left out and counted: no answer to them
+    can be judged (METRIC.md).
 
     Raises:
         InputError: data, model, lexicon or run folder are at fault; nothing was written then.

@@ -10,11 +10,12 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.config import recipe_yaml
@@ -38,6 +39,9 @@ def check_run(folder: Path, recipe: BaseModel) -> None:
             )
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A key that an older release did not know had the effect of its default.
+    with suppress(ValidationError):
+        before = type(recipe).model_validate_json(json.dumps(before)).model_dump(mode="json")
     now = yaml.safe_load(recipe_yaml(recipe))
     changed = sorted(_differences(before, now))
     if changed:
