@@ -154,8 +154,11 @@ def timed(call: Any) -> float:
     return time.perf_counter() - began
 
 
-def step_clock(seconds: list[float]) -> Any:
-    """A callback that notes each step's seconds, from the batch to the updated weights."""
+def step_clock(steps: list[tuple[float, int]]) -> Any:
+    """A callback that notes each step's seconds, from the batch to the updated weights, and peak.
+
+    The checkpoint that ours writes after its last step is in neither.
+    """
     import torch
     from transformers import TrainerCallback
 
@@ -166,7 +169,7 @@ def step_clock(seconds: list[float]) -> Any:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - self.began_s)
+            steps.append((time.perf_counter() - self.began_s, used_bytes(peak=True)))
             self.began_s = time.perf_counter()
 
     return Clock()
@@ -224,10 +227,10 @@ def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
         )
     loaded = used_bytes()
     forget_peak()
-    step_s: list[float] = []
-    trainer.add_callback(step_clock(step_s))
+    steps: list[tuple[float, int]] = []
+    trainer.add_callback(step_clock(steps))
     trainer.train()
-    figures = {"step_s": step_s[1], "peak_bytes": float(used_bytes(peak=True) - loaded)}
+    figures = {"step_s": steps[1][0], "peak_bytes": float(steps[1][1] - loaded)}
     if ours:
         row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
         figures |= {name: row[name] for name in ("rollout_time_s", "reward_time_s")}
