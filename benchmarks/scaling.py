@@ -14,6 +14,7 @@ import argparse
 import json
 import statistics
 import sys
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -93,7 +94,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     bare, tokenizer = language_model(MAIN)
     model = AffectGPTForConditionalGeneration.create(
         AffectGPTConfig(
-            text_config=bare.config,
+            text_config=deepcopy(bare.config),
             visual_width=WIDTH,
             audio_width=WIDTH,
             lora_rank=16,

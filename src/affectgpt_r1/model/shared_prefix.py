@@ -165,7 +165,7 @@ def share_prefixes(language_model: PreTrainedModel) -> None:
     Raises:
         InputError: a layer has no full attention, or the model another kind of attention.
     """
-    kind = language_model.config._attn_implementation.removeprefix(f"{_NAME}_")
+    kind = str(language_model.config._attn_implementation).removeprefix(f"{_NAME}_")
     layers = set(getattr(language_model.config, "layer_types", None) or ["full_attention"])
     if kind not in ("sdpa", "eager") or layers != {"full_attention"}:
         raise InputError(
