@@ -28,6 +28,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from affectgpt_r1.errors import InputError
 
 _HEAD_CHUNK = 256  # positions a time at the head: the vocabulary is large
+_BLOCK = 128  # completion tokens a time in attention
 _NAME = "shared_prefix"
 
 
@@ -50,8 +51,9 @@ class Scoring:
         prompts: (B, P) each prompt token's place in the row; 0 beyond a prompt's end.
         completions: (B * G, T) likewise.
         keys: (B * G, P + T) the places that a completion looks at.
-        bias: (B * G, 1, share * T, P + T), 0 where a token sees, -inf elsewhere; again for each
-            of the `share` query heads of a key head.
+        biases: for each block of t of the T tokens (B * G, 1, share * t, P + its end), 0 where a
+            token sees, -inf elsewhere; again for each of the `share` query heads of a key head.
+            Blocks look at nothing behind them: half of a long completion's attention.
         restore: (N,) the place of each of the row's tokens among the B * P + B * G * T.
         positions: (N,) position in its own sequence.
         sources: (B * G, T + 1) the place of the token that predicts each completion token.
@@ -60,7 +62,7 @@ class Scoring:
     prompts: Tensor
     completions: Tensor
     keys: Tensor
-    bias: Tensor
+    biases: tuple[Tensor, ...]
     restore: Tensor
     positions: Tensor
     sources: Tensor
@@ -76,16 +78,20 @@ class Scoring:
             enable_gqa=True,
         )  # (B, Hq, P, D)
         own = _rows(query, self.completions)  # (B * G, Hq, T, D)
-        # A key head's queries as further rows: keys need no copy a query head.
-        packed = own.reshape(own.shape[0], key.shape[1], -1, own.shape[-1])
-        tails = scaled_dot_product_attention(
-            packed,
-            _rows(key, self.keys),
-            _rows(value, self.keys),
-            attn_mask=self.bias.to(query.dtype),
-            scale=scale,
-        ).reshape(own.shape)
-        both = [part.transpose(1, 2).flatten(0, 1) for part in (prompt, tails)]
+        keys, values = _rows(key, self.keys), _rows(value, self.keys)  # (B * G, Hk, P + T, D)
+        tails = []
+        for block, bias in zip(own.split(_BLOCK, 2), self.biases, strict=True):
+            seen = bias.shape[-1]
+            # A key head's queries as further rows: keys need no copy a query head.
+            tail = scaled_dot_product_attention(
+                block.reshape(len(own), keys.shape[1], -1, own.shape[-1]),
+                keys[:, :, :seen],
+                values[:, :, :seen],
+                attn_mask=bias.to(query.dtype),
+                scale=scale,
+            )
+            tails.append(tail.reshape(block.shape))
+        both = [part.transpose(1, 2).flatten(0, 1) for part in (prompt, torch.cat(tails, 2))]
         return torch.cat(both).index_select(0, self.restore)[None]
 
 
@@ -209,7 +215,10 @@ def lay_out(attention_mask: Tensor, lengths: Tensor, share: int, dtype: torch.dt
         prompts=prompts,
         completions=completions,
         keys=torch.cat([prompts.repeat_interleave(group, 0), completions], 1),
-        bias=bias.repeat(1, share, 1)[:, None],
+        biases=tuple(
+            bias[:, i : i + _BLOCK, : longest + i + _BLOCK].repeat(1, share, 1)[:, None]
+            for i in range(0, tail, _BLOCK)
+        ),
         restore=torch.cat([is_prompt.flatten(), is_own.flatten()]).nonzero()[:, 0],
         positions=torch.cat([columns.expand_as(is_prompt)[is_prompt], own_positions[is_own]]),
         sources=torch.cat([last, own_starts + tail_columns], 1),
