@@ -57,8 +57,9 @@ SETTINGS = {
     "gpu-short": Setting(16, on_gpu=True),
     "gpu-long": Setting(256, ours="ours_checkpointing", on_gpu=True),
 }
-#: `trl` is as it comes, with gradient checkpointing.
-SIDES = ("ours", "ours_checkpointing", "trl", "trl_without_checkpointing")
+#: `trl` is as it comes, with gradient checkpointing; `ours_in_parts` makes the same update from one
+#: prompt at a time.
+SIDES = ("ours", "ours_checkpointing", "ours_in_parts", "trl", "trl_without_checkpointing")
 WORDS = "well the rain came down on old roofs while people in the house spoke of a long quiet day "
 
 
@@ -217,6 +218,7 @@ def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
             clips=clips,
             batch_size=setting.prompts,
             checkpointing=side == "ours_checkpointing",
+            parts=setting.prompts if side == "ours_in_parts" else 1,
             **common,
         )
     else:

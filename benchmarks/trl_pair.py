@@ -159,6 +159,7 @@ def our_trainer(
     beta: float = 0.0,
     bf16: bool = False,
     checkpointing: bool = False,
+    parts: int = 1,
 ) -> GrpoTrainer:
     """Our trainer over a copy of the language model."""
     model = AffectGPTForConditionalGeneration.create(
@@ -200,7 +201,11 @@ def our_trainer(
                 gradient_checkpointing=checkpointing,
             ),
             "optimizer": OptimizerSettings(
-                learning_rate=1e-6, batch_size=batch_size, max_steps=steps, max_grad_norm=1.0
+                learning_rate=1e-6,
+                batch_size=batch_size // parts,
+                gradient_accumulation_steps=parts,
+                max_steps=steps,
+                max_grad_norm=1.0,
             ),
             "rollout": {"num_generations": group, "max_completion_length": longest},
             "loss_type": loss_type,
