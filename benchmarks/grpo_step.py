@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,19 @@ def language_model(setting: Setting) -> tuple[Any, Any]:
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), tokenizer
 
 
+def text_of_length(length: Callable[[str], int], count: int) -> str:
+    """A text whose length, as `length` counts tokens, is exactly `count`."""
+    words: list[str] = []
+    while length(" ".join(words)) < count:
+        words.append(WORDS.split()[len(words) % len(WORDS.split())])
+    while (found := length(" ".join(words))) != count:
+        words[-1] = words[-1][:-1] if found > count else words[-1] + "a"
+    return " ".join(words)
+
+
 def text_of_tokens(tokenizer: Any, count: int) -> str:
     """A text of exactly `count` tokens."""
-    words: list[str] = []
-    while len(tokenizer(" ".join(words)).input_ids) < count:
-        words.append(WORDS.split()[len(words) % len(WORDS.split())])
-    while len(ids := tokenizer(" ".join(words)).input_ids) != count:
-        words[-1] = words[-1][:-1] if len(ids) > count else words[-1] + "a"
-    return " ".join(words)
+    return text_of_length(lambda text: len(tokenizer(text).input_ids), count)
 
 
 def clips_of_tokens(processor: Any, count: int, clips: int) -> list[Any]:
@@ -108,12 +114,8 @@ def clips_of_tokens(processor: Any, count: int, clips: int) -> list[Any]:
     def length(text: str) -> int:
         return len(processor.prompt(prompt_pieces(text)).ids)
 
-    words: list[str] = []
-    while length(" ".join(words)) < count:
-        words.append(WORDS.split()[len(words) % len(WORDS.split())])
-    while (found := length(" ".join(words))) != count:
-        words[-1] = words[-1][:-1] if found > count else words[-1] + "a"
-    return [Clip(id=f"c{i}", subtitle=" ".join(words), labels=("happy",)) for i in range(clips)]
+    subtitle = text_of_length(length, count)
+    return [Clip(id=f"c{i}", subtitle=subtitle, labels=("happy",)) for i in range(clips)]
 
 
 def resident_bytes(peak: bool = False) -> int:
@@ -153,6 +155,20 @@ def timed(call: Any) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def print_cells(
+    what: str,
+    measure: Callable[[int], list[dict[str, Any]]],
+    lines: Callable[[list[dict[str, Any]]], Sequence[str]],
+) -> None:
+    """A benchmark of cells as a command: measure, then print lines for people, or JSON."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeats", type=int, default=3)
+    chosen = parser.parse_args()
+    cells = measure(chosen.repeats)
+    print(json.dumps({"cells": cells}) if chosen.json else "\n".join(lines(cells)))
 
 
 def step_clock(steps: list[tuple[float, int]]) -> Any:
@@ -307,8 +323,7 @@ def forward_flops(setting: Setting, *, shared: bool) -> float:
         2
         * rank
         * (
-            4 * (hidden + inner)
-            - (hidden + inner)  # gate, up, down
+            3 * (hidden + inner)  # gate, up, down
             + 2 * (hidden + heads * width)
             + 2 * (hidden + key_heads * width)
         )

@@ -9,8 +9,6 @@ and features; what differs is the shared prompt, the merged adapter and rows tha
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from copy import deepcopy
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch
 
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import SamplingSettings, sample
-from grpo_step import Setting, clips_of_tokens, language_model, timed
+from grpo_step import Setting, clips_of_tokens, language_model, print_cells, timed
 from trl_pair import our_trainer
 
 CLIPS, TOKENS = 8, 48
@@ -90,23 +88,15 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description="Decoding against transformers' generate.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--repeats", type=int, default=3)
-    chosen = parser.parse_args()
-    rows = measure(chosen.repeats)
-    if chosen.json:
-        print(json.dumps({"cells": rows}))
-        return
-    for row in rows:
-        print(
-            f"{row['clips']} clips, {row['answers_a_clip']} answers each: generate "
-            f"{row['generate_s']:.2f} s, ours {row['ours_s']:.2f} s, ratio {row['ratio']:.2f}, "
-            f"{row['ours_tokens_per_s']:.0f} tokens/s, equal {row['equal_completions']:.0%}"
-        )
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The figures for people."""
+    return [
+        f"{row['clips']} clips, {row['answers_a_clip']} answers each: generate "
+        f"{row['generate_s']:.2f} s, ours {row['ours_s']:.2f} s, ratio {row['ratio']:.2f}, "
+        f"{row['ours_tokens_per_s']:.0f} tokens/s, equal {row['equal_completions']:.0%}"
+        for row in rows
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    print_cells("Decoding against transformers' generate.", measure, lines)

@@ -10,22 +10,24 @@ both sides. `share` is the fraction of the machine's matrix-product peak that ou
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from affectgpt_r1.model.configuration import AffectGPTConfig
-from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.shared_prefix import completion_logprobs, head_logprobs
-from grpo_step import Setting, case_of, forward_flops, language_model, matmul_peak, timed
-from trl_pair import WIDTH, Case, fill_adapter, trl_inputs
+from grpo_step import (
+    Setting,
+    case_of,
+    forward_flops,
+    language_model,
+    matmul_peak,
+    print_cells,
+    timed,
+)
+from trl_pair import Case, Outcome, gradient, policy, text_batch, trl_inputs
 
 #: One dimension at a time, from B 2, P 150, G 8, T 16.
 MAIN = Setting(16, prompts=2)
@@ -76,46 +78,22 @@ def _length(case: Case) -> int:
     return sum(map(len, case.completions[0]))
 
 
-def text_batch(prompts: list[list[int]]) -> dict[str, Tensor]:
-    """Prompts of one length, without a clip."""
-    ids = torch.tensor(prompts)
-    empty = torch.zeros(len(prompts), 8, WIDTH)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "modality": torch.zeros_like(ids),
-        "visual": empty,
-        "audio": empty,
-    }
-
-
 def measure(repeats: int) -> list[dict[str, Any]]:
     """Every cell's seconds, ratios and share of the peak."""
     bare, tokenizer = language_model(MAIN)
-    model = AffectGPTForConditionalGeneration.create(
-        AffectGPTConfig(
-            text_config=deepcopy(bare.config),
-            visual_width=WIDTH,
-            audio_width=WIDTH,
-            lora_rank=16,
-            lora_dropout=0.0,
-        ),
-        bare,
-        seed=0,
-    )
-    fill_adapter(model)
+    model = policy(bare)
     model.train()
     rows = []
     for cell in CELLS:
         case = case_of(cell, tokenizer, ragged=False)
         peak = matmul_peak()
         seconds: dict[str, list[float]] = {"shared": [], "plain": []}
-        gradients = {}
+        outcomes = {}
         for _ in range(repeats):
             for name, side in (("shared", shared), ("plain", plain)):
                 model.zero_grad()
                 seconds[name].append(timed(lambda side=side, case=case: side(model, case)))
-                gradients[name] = gradient(model)
+                outcomes[name] = Outcome(0.0, gradient(model))
         ours, theirs = (statistics.median(seconds[name]) for name in ("shared", "plain"))
         flops = forward_flops(cell, shared=True)
         rows.append(
@@ -126,42 +104,26 @@ def measure(repeats: int) -> list[dict[str, Any]]:
                 "ratio": theirs / ours,
                 "theory_ratio": forward_flops(cell, shared=False) / flops,
                 "share_of_peak": 2 * flops / ours / peak,
-                "grad_rel_diff": float(
-                    (gradients["shared"] - gradients["plain"]).norm() / gradients["plain"].norm()
-                ),
+                "grad_rel_diff": outcomes["shared"].difference(outcomes["plain"])[1],
             }
         )
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def gradient(model: nn.Module) -> Tensor:
-    """The adapter's gradient as one vector."""
-    found = [
-        p.grad.flatten() for n, p in model.named_parameters() if "lora_" in n and p.grad is not None
-    ]
-    return torch.cat(found)
-
-
-def main() -> None:
-    """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description="How the cost of scoring grows.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--repeats", type=int, default=3)
-    chosen = parser.parse_args()
-    rows = measure(chosen.repeats)
-    if chosen.json:
-        print(json.dumps({"cells": rows}))
-        return
-    print("| B | P | G | T | plain, s | shared, s | ratio | theory | share of peak |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        print(
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The figures as a Markdown table."""
+    return [
+        "| B | P | G | T | plain, s | shared, s | ratio | theory | share of peak |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(
             f"| {row['prompts']} | {row['prompt_tokens']} | {row['group']} "
             f"| {row['completion_tokens']} | {row['plain_s']:.2f} | {row['shared_s']:.2f} "
             f"| {row['ratio']:.2f} | {row['theory_ratio']:.2f} | {row['share_of_peak']:.0%} |"
-        )
+            for row in rows
+        ),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    print_cells("How the cost of scoring grows.", measure, lines)

@@ -145,6 +145,25 @@ class OurTrainer(GrpoTrainer):
         ]
 
 
+def policy(language_model: Any) -> AffectGPTForConditionalGeneration:
+    """Our model around the language model, with an adapter that counts."""
+    model = AffectGPTForConditionalGeneration.create(
+        AffectGPTConfig(
+            text_config=deepcopy(language_model.config),
+            visual_width=WIDTH,
+            audio_width=WIDTH,
+            lora_rank=RANK,
+            lora_alpha=ALPHA,
+            lora_dropout=0.0,
+        ),
+        language_model,
+        seed=0,
+    )
+    nn.Module.to(model, language_model.dtype)
+    fill_adapter(model)
+    return model
+
+
 def our_trainer(
     language_model: Any,
     tokenizer: Any,
@@ -161,21 +180,8 @@ def our_trainer(
     checkpointing: bool = False,
     parts: int = 1,
 ) -> GrpoTrainer:
-    """Our trainer over a copy of the language model."""
-    model = AffectGPTForConditionalGeneration.create(
-        AffectGPTConfig(
-            text_config=deepcopy(language_model.config),
-            visual_width=WIDTH,
-            audio_width=WIDTH,
-            lora_rank=RANK,
-            lora_alpha=ALPHA,
-            lora_dropout=0.0,
-        ),
-        language_model,
-        seed=0,
-    )
-    nn.Module.to(model, language_model.dtype)
-    fill_adapter(model)
+    """Our trainer over the language model."""
+    model = policy(language_model)
     made = clips or [Clip(id="none", labels=("happy",))]
     rng = np.random.default_rng(0)
     found = [
@@ -277,20 +283,24 @@ def trl_trainer(
     return trainer
 
 
-def our_part(trainer: GrpoTrainer, case: Case) -> MicroBatch:
-    """The case as a part of our trainer's update."""
-    width = max(map(len, case.prompts))
-    shape = (len(case.prompts), width)
+def text_batch(prompts: list[list[int]]) -> dict[str, Tensor]:
+    """Prompts without a clip as our model is given them."""
+    shape = (len(prompts), max(map(len, prompts)))
     batch = {
         "input_ids": torch.zeros(shape, dtype=torch.long),
         "attention_mask": torch.zeros(shape, dtype=torch.long),
         "modality": torch.zeros(shape, dtype=torch.long),
-        "visual": torch.zeros(len(case.prompts), 8, WIDTH),
-        "audio": torch.zeros(len(case.prompts), 8, WIDTH),
+        "visual": torch.zeros(len(prompts), 8, WIDTH),
+        "audio": torch.zeros(len(prompts), 8, WIDTH),
     }
-    for row, ids in enumerate(case.prompts):
+    for row, ids in enumerate(prompts):
         batch["input_ids"][row, -len(ids) :] = torch.tensor(ids)
         batch["attention_mask"][row, -len(ids) :] = 1
+    return batch
+
+
+def our_part(trainer: GrpoTrainer, case: Case) -> MicroBatch:
+    """The case as a part of our trainer's update."""
     rollouts = [
         Rollout(
             Clip(id=str(b), labels=("happy",)),
@@ -301,7 +311,7 @@ def our_part(trainer: GrpoTrainer, case: Case) -> MicroBatch:
         for b, group in enumerate(case.completions)
     ]
     device = trainer.args.device
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    batch = {name: tensor.to(device) for name, tensor in text_batch(case.prompts).items()}
     lengths = [len(ids) for group in case.completions for ids in group]
     part = MicroBatch(rollouts, batch, case.advantages)
     trainer.parts, trainer.counts = [part], (float(len(lengths)), float(sum(lengths)))
@@ -320,7 +330,7 @@ def our_outcome(trainer: GrpoTrainer, case: Case) -> Outcome:
     model.zero_grad()
     loss = trainer.compute_loss(model, {"part": part})
     loss.backward()
-    return Outcome(float(loss.detach()), _gradient(model))
+    return Outcome(float(loss.detach()), gradient(model))
 
 
 def trl_inputs(case: Case, pad: int, device: Any = "cpu") -> dict[str, Tensor]:
@@ -372,10 +382,11 @@ def trl_outcome(trainer: Any, case: Case, pad: int) -> Outcome:
     trainer.model.zero_grad()
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
-    return Outcome(float(loss.detach()), _gradient(trainer.model))
+    return Outcome(float(loss.detach()), gradient(trainer.model))
 
 
-def _gradient(model: nn.Module) -> dict[str, Tensor]:
+def gradient(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's gradient by its tensors' names."""
     return {
         name: parameter.grad.detach().cpu().clone()
         for name, parameter in adapter(model).items()

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from affectgpt_r1.clips import read_manifest
 from affectgpt_r1.dialogue import parse_completion
@@ -23,6 +23,8 @@ from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 
 _ANSWERS = ("words", "prediction", "completion")
 _log = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +69,11 @@ def read_answers(
     """
     source, text = read_text(path)
     truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest is not None else None
+    read, problems = read_rows(text, lambda row: _row(row, group, truth is None))
     rows: list[AnswerRow] = []
-    problems: list[str] = []
     seen: set[tuple[object, ...]] = set()
     strange = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            found = _row(json.loads(line), group, truth is None)
-        except (ValueError, RecursionError) as error:
-            problems.append(f"line {number}: {reason_of(error)}")
-            continue
+    for number, found in read.items():
         if truth is not None:
             if found.id not in truth:
                 strange += 1
@@ -88,19 +83,16 @@ def read_answers(
             found = replace(found, labels=clip.labels, group=own)
         name = (found.id, found.dataset, found.checkpoint)
         if name in seen:
-            problems.append(f"line {number}: id {found.id!r} stands above already")
+            problems[number] = f"id {found.id!r} stands above already"
         elif need_labels and found.labels is None:
-            problems.append(
-                f"line {number}: {found.id!r} has no labels: write `labels` or `label` "
+            problems[number] = (
+                f"{found.id!r} has no labels: write `labels` or `label` "
                 "into the row or name --labels MANIFEST"
             )
         else:
             seen.add(name)
             rows.append(found)
-    if not rows and not problems:
-        problems.append("no prediction to score is in it")
-    if problems:
-        raise ProblemsError(source, problems)
+    refuse(source, problems, rows, "no prediction to score is in it")
     if strange:
         _log.warning("%d predictions are left out: the manifest has no such ids", strange)
     if truth is not None and len(rows) < len(truth):
@@ -110,6 +102,43 @@ def read_answers(
             f"(first: {lacking[0]!r}): a score over the rest would be another's"
         )
     return rows
+
+
+def read_rows(text: str, read: Callable[[Any], Row]) -> tuple[dict[int, Row], dict[int, str]]:
+    """JSON Lines: what `read` makes of each line, and what is wrong with the others.
+
+    Args:
+        text: of the file.
+        read: given a line's JSON value; raises ValueError with the reason.
+
+    Returns:
+        Both by the number of the line, from 1; empty lines are neither.
+    """
+    rows: dict[int, Row] = {}
+    problems: dict[int, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows[number] = read(json.loads(line))
+        except (json.JSONDecodeError, RecursionError):
+            problems[number] = "not JSON"
+        except ValueError as error:
+            problems[number] = str(error)
+    return rows, problems
+
+
+def refuse(
+    source: str, problems: Mapping[int, str], rows: Collection[object], nothing: str
+) -> None:
+    """Refuse a file with wrong lines, all of them in order, or with `nothing` in it.
+
+    Raises:
+        ProblemsError: so it is.
+    """
+    told = [f"line {number}: {problems[number]}" for number in sorted(problems)]
+    if told or not rows:
+        raise ProblemsError(source, told or [nothing])
 
 
 def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
@@ -207,11 +236,6 @@ def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) <= sys.float_info.max
-
-
-def reason_of(error: Exception) -> str:
-    """Why a line could not be read, for its user."""
-    return "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
 
 
 def texts_of(rows: Sequence[AnswerRow]) -> list[str | None]:

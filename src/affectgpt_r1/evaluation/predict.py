@@ -29,7 +29,7 @@ from affectgpt_r1.model.profiles import (
 )
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import Features, cached_features, perceive
+from affectgpt_r1.perception.features import AudioEncoder, Features, VisualEncoder, recalled
 
 #: Told how many of how many are done.
 Progress = Callable[[int, int], None]
@@ -140,13 +140,16 @@ def perceive_clips(
         MissingFileError: a clip is not in the cache and the encoders are not on this machine.
         ModelFolderError: the encoders here are not those that the model was trained on.
     """
-    features, encoders, view = [], None, source.view
+
+    def encoders() -> tuple[VisualEncoder, AudioEncoder]:
+        loaded = source.load()  # kept by the source
+        return loaded.visual, loaded.audio
+
+    features = []
     for done, clip in enumerate(clips, 1):
-        found = cached_features(clip, source.visual, source.audio, view=view, cache=cache)
-        if found is None:
-            encoders = encoders or source.load()
-            found = perceive(clip, encoders.visual, encoders.audio, view=view, cache=cache)
-        features.append(found)
+        features.append(
+            recalled(clip, source.visual, source.audio, encoders, view=source.view, cache=cache)
+        )
         if progress:
             progress(done, len(clips))
     return features

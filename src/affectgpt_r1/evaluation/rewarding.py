@@ -9,13 +9,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from affectgpt_r1.config import RewardRecipe
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import ProblemsError
-from affectgpt_r1.evaluation.answers import is_texts, read_text, reason_of
+from affectgpt_r1.evaluation.answers import is_texts, read_rows, read_text, refuse
 from affectgpt_r1.rewards import RewardRule, reward
 
 
@@ -35,28 +35,23 @@ def reward_rows(path: Path, recipe: RewardRecipe) -> Iterator[dict[str, object]]
     rule, folder = RewardRule.of(recipe.rewards, recipe.mode), recipe.lexicon.folder
     lexicon = Lexicon.load(recipe.lexicon.name, folder=folder)
     source, text = read_text(path)
-    rows, problems = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not {"completion", "labels"} <= row.keys():
-                raise ValueError("no object with 'completion' and 'labels'")
-            completion, labels = row["completion"], row["labels"]
-            if not isinstance(completion, str) or not (isinstance(labels, str) or is_texts(labels)):
-                raise ValueError("'completion' is a text, 'labels' a text or a list of texts")
-            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # can be told again
-            rows.append((row.get("id", number), completion, read_words(labels)))
-        except (ValueError, RecursionError) as error:
-            problems.append(f"line {number}: {reason_of(error)}")
-    if problems or not rows:
-        raise ProblemsError(source, problems or ["no completion to reward is in it"])
-    for name, completion, labels in rows:
-        read = parse_completion(completion, recipe.mode)
+    rows, problems = read_rows(text, _row)
+    refuse(source, problems, rows, "no completion to reward is in it")
+    for number, row in rows.items():
+        read = parse_completion(row["completion"], recipe.mode)
         yield {
-            "id": name,
-            **asdict(reward(read, labels, lexicon, rule)),
+            "id": row.get("id", number),
+            **asdict(reward(read, read_words(row["labels"]), lexicon, rule)),
             "words": list(read.words),
             "problems": sorted(read.problems),
         }
+
+
+def _row(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict) or not {"completion", "labels"} <= row.keys():
+        raise ValueError("no object with 'completion' and 'labels'")
+    completion, labels = row["completion"], row["labels"]
+    if not isinstance(completion, str) or not (isinstance(labels, str) or is_texts(labels)):
+        raise ValueError("'completion' is a text, 'labels' a text or a list of texts")
+    json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # what is told again can be told
+    return row

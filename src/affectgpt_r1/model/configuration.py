@@ -11,6 +11,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from affectgpt_r1.dialogue import View
+
 
 @strict
 class AffectGPTConfig(PreTrainedConfig):
@@ -41,7 +43,7 @@ class AffectGPTConfig(PreTrainedConfig):
     language_model: str | None = None
     language_model_digest: str = ""
     profile: str = "nano"
-    view: str = "face"
+    view: View = "face"
     visual_encoder: str = ""
     audio_encoder: str = ""
     visual_width: int = 768

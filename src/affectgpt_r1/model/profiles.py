@@ -108,8 +108,7 @@ class EncoderSource:
 
         if not (config.visual_encoder and config.audio_encoder):
             return cls.of(load())
-        view: View = "face" if config.view == "face" else "frame"
-        return cls(config.visual_encoder, config.audio_encoder, view, load)
+        return cls(config.visual_encoder, config.audio_encoder, config.view, load)
 
 
 def load_encoders(profile: Profile) -> Encoders:

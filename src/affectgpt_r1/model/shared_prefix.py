@@ -249,7 +249,12 @@ def completion_logprobs(
     present = (torch.arange(int(lengths.max())) < lengths[..., None]).to(device)  # (B, G, T)
     scores = model(
         run=partial(
-            _scores, batch=batch, flat=flat.to(device), lengths=lengths, temperature=temperature
+            _scores,
+            batch=batch,
+            flat=flat.to(device),
+            lengths=lengths,
+            present=present,
+            temperature=temperature,
         )
     )
     logprobs = scores.new_zeros(present.shape)
@@ -257,7 +262,13 @@ def completion_logprobs(
 
 
 def _scores(
-    model: Any, *, batch: Mapping[str, Tensor], flat: Tensor, lengths: Tensor, temperature: float
+    model: Any,
+    *,
+    batch: Mapping[str, Tensor],
+    flat: Tensor,
+    lengths: Tensor,
+    present: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Log-probabilities of the completions' tokens `flat` (n,), in their order."""
     kind = model.language_model.config._attn_implementation
@@ -280,8 +291,7 @@ def _scores(
         shared=layout,
         use_cache=False,
     ).last_hidden_state[0]  # (N, H)
-    present = torch.arange(layout.sources.shape[1]) < lengths.flatten()[:, None]
-    sources = layout.sources[present.to(flat.device)]
+    sources = layout.sources[:, : present.shape[-1]][present.flatten(0, 1)]
     return head_logprobs(model, hidden[sources], flat, temperature)
 
 

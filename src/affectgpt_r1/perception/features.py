@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -107,15 +107,34 @@ def feature_key(clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view:
     return _key(clip, encoder_identity(visual), encoder_identity(audio), view)
 
 
-def cached_features(
-    clip: Clip, visual: str, audio: str, *, view: View, cache: FeatureCache | None
-) -> Features | None:
-    """A clip's features where the cache holds them: encoders of these identities are not needed.
+def recalled(
+    clip: Clip,
+    visual: str,
+    audio: str,
+    encoders: Callable[[], tuple[VisualEncoder, AudioEncoder]],
+    *,
+    view: View,
+    cache: FeatureCache | None,
+) -> Features:
+    """A clip's features from the cache; encoders are asked for only where it lacks them.
+
+    Args:
+        clip: names the media.
+        visual, audio: the encoders' identities.
+        encoders: gives the encoders of these identities.
+        view: faces or whole frames.
+        cache: None: nothing is kept.
 
     Raises:
-        MissingFileError: a media file does not exist.
+        As `perceive`, and what `encoders` raises.
     """
-    return cache.get(_key(clip, visual, audio, view)) if cache is not None else None
+    key = _key(clip, visual, audio, view)
+    kept = cache.get(key) if cache is not None else None
+    if kept is None:
+        kept = _encode(clip, *encoders(), view=view, key=key)
+        if cache is not None:
+            cache.put(kept)
+    return kept
 
 
 def perceive(
@@ -140,13 +159,16 @@ def perceive(
         MediaError: the clip cannot be read.
         InputError: an encoder gave values that are not finite or of another shape than it says.
     """
-    key = feature_key(clip, visual, audio, view=view)
-    kept = cache.get(key) if cache is not None else None
-    if kept is not None:
-        return kept
+    identities = encoder_identity(visual), encoder_identity(audio)
+    return recalled(clip, *identities, lambda: (visual, audio), view=view, cache=cache)
+
+
+def _encode(
+    clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view: View, key: str
+) -> Features:
     media = read_media(clip, frames=STEPS, windows=STEPS)
     images = media.faces if view == "face" else media.frames
-    features = Features(
+    return Features(
         visual=_encoded(visual, visual.encode(images), len(images))
         if len(images)
         else _absent(visual),
@@ -158,9 +180,6 @@ def perceive(
         flags=frozenset(str(flag) for flag in media.flags),
         key=key,
     )
-    if cache is not None:
-        cache.put(features)
-    return features
 
 
 def _key(clip: Clip, visual: str, audio: str, view: View) -> str:

@@ -3,6 +3,6 @@
 Importing this package loads neither torch nor transformers.
 """
 
-from affectgpt_r1.rewards.compose import TERMS, RewardBreakdown, RewardRule, reward
+from affectgpt_r1.rewards.compose import RewardBreakdown, RewardRule, reward, term_means
 
-__all__ = ["TERMS", "RewardBreakdown", "RewardRule", "reward"]
+__all__ = ["RewardBreakdown", "RewardRule", "reward", "term_means"]

@@ -6,9 +6,8 @@ none of the trainers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.rewards.compose import TERMS, RewardBreakdown, RewardRule, reward
+from affectgpt_r1.rewards.compose import RewardRule, reward, term_means
 
 
 class EmotionReward:
@@ -75,17 +74,12 @@ class EmotionReward:
             for completion, row in zip(completions, labels, strict=True)
         ]
         if tell := columns.get("log_metric"):
-            self._log(found, tell)
+            for term, mean in term_means(found).items():
+                tell(f"{self.__name__}/{term}", mean)
+            unknown = sum(row.accuracy is None for row in found)
+            tell(f"{self.__name__}/not_judged", unknown / max(len(found), 1))
         needs_labels = self.rule.accuracy or self.rule.dual
         return [None if row.accuracy is None and needs_labels else row.total for row in found]
-
-    def _log(self, found: Sequence[RewardBreakdown], tell: Callable[[str, float], None]) -> None:
-        for term in (*TERMS, "penalty", *["dual_penalty"] * bool(self.rule.dual)):
-            values = [value for row in found if (value := getattr(row, term)) is not None]
-            if values:
-                tell(f"{self.__name__}/{term}", fsum(values) / len(values))
-        unknown = sum(row.accuracy is None for row in found)
-        tell(f"{self.__name__}/not_judged", unknown / max(len(found), 1))
 
 
 def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:

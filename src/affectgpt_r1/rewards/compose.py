@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import TYPE_CHECKING, get_args
 
 from affectgpt_r1.dialogue import Completion, Mode
@@ -23,9 +24,6 @@ from affectgpt_r1.rewards.terms import (
 
 if TYPE_CHECKING:
     from affectgpt_r1.config import RewardSettings
-
-#: The terms in the order in which they are told.
-TERMS = ("format", "accuracy", "alignment", "dual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +129,17 @@ def reward(
     if rule.gate:
         total *= form
     return RewardBreakdown(form, accuracy, penalty, total, alignment, dual, dual_penalty)
+
+
+def term_means(found: Sequence[RewardBreakdown]) -> dict[str, float]:
+    """The mean of every term over the completions where it was judged, and of the penalties."""
+    means = {}
+    for name in ("format", "accuracy", "penalty", "alignment", "dual", "dual_penalty"):
+        term = name.removesuffix("_penalty")  # a penalty on what was not judged says nothing
+        values = [getattr(row, name) for row in found if getattr(row, term) is not None]
+        if values:
+            means[name] = fsum(values) / len(values)
+    return means
 
 
 def _factor(words: Sequence[str], labels: Sequence[str], rule: RewardRule, term: str) -> float:

@@ -83,7 +83,7 @@ class ColdStartTrainer(RunTrainer):
         pieces = prompt_pieces(
             clip.subtitle,
             mode=mode,
-            view="face" if self.affect_model.config.view == "face" else "frame",
+            view=self.affect_model.config.view,
             has_audio=features.has_audio and lost is not Part.VOICE,
             has_visual=features.has_visual and lost is not Part.FACE,
             has_subtitle=lost is not Part.WORDS,

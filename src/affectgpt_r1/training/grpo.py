@@ -29,7 +29,7 @@ from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
 from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
-from affectgpt_r1.rewards import TERMS, RewardBreakdown, RewardRule, reward
+from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
 from affectgpt_r1.training.advantages import group_advantages
 from affectgpt_r1.training.run_folder import append_json
 from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
@@ -123,7 +123,8 @@ class GrpoTrainer(RunTrainer):
         examples = [example for group in groups for example in group]
         began_s = time.monotonic()
         rollouts = self._rollouts(examples, 0)
-        advantages, varied = self._advantages(rollouts)
+        scale = self.recipe.scale_rewards
+        advantages, varied = group_advantages(totals_of(rollouts), scale)
         self._report(rollouts, varied)
         resampled = 0
         for again in range(1, self.recipe.rollout.max_resamples + 1):
@@ -137,7 +138,7 @@ class GrpoTrainer(RunTrainer):
                 equal, others, self._rollouts(others, again), strict=False
             ):
                 examples[place], rollouts[place] = example, rollout
-            advantages, varied = self._advantages(rollouts)
+            advantages, varied = group_advantages(totals_of(rollouts), scale)
             resampled += len(others)
         self._keep(rollouts)
         rollout_time_s = time.monotonic() - began_s
@@ -201,12 +202,6 @@ class GrpoTrainer(RunTrainer):
             model, part.batch, ids, temperature=self.recipe.rollout.temperature
         )
 
-    def _advantages(
-        self, rollouts: Sequence[Rollout]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        totals = np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
-        return group_advantages(totals, self.recipe.scale_rewards)
-
     def _length(self, sampled: Sample) -> int:
         """Tokens of a completion that count in the loss."""
         masked = self.recipe.mask_truncated_completions and not sampled.finished
@@ -230,7 +225,7 @@ class GrpoTrainer(RunTrainer):
                 prompt_pieces(
                     clip.subtitle,
                     mode=self.recipe.mode,
-                    view="face" if self.affect_model.config.view == "face" else "frame",
+                    view=self.affect_model.config.view,
                     has_audio=features.has_audio,
                     has_visual=features.has_visual,
                 )
@@ -288,27 +283,20 @@ class GrpoTrainer(RunTrainer):
         """Log what reward hacking looks like."""
         completions = [c for rollout in rollouts for c in rollout.completions]
         rewards = [r for rollout in rollouts for r in rollout.rewards]
-        totals = np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
+        totals = totals_of(rollouts)
         words = [word for c in completions for word in c.words]
         samples = [s for rollout in rollouts for s in rollout.samples]
-        judged = {
-            name: [value for r in rewards if (value := getattr(r, name)) is not None]
-            for name in TERMS
-        }
         figures = {
             "reward": float(totals.mean()),
             "reward_std": float(totals.std(axis=1, ddof=1).mean()),
-            "penalty": float(np.mean([r.penalty for r in rewards])),
-            "not_judged": float(len(rewards) - len(judged["accuracy"])),
+            "not_judged": float(sum(r.accuracy is None for r in rewards)),
             "words_per_answer": len(words) / len(completions),
             "distinct_answers": len({c.words for c in completions}) / len(completions),
             "frac_reward_zero_std": float(1 - varied.mean()),
             "truncated": float(np.mean([not s.finished for s in samples])),
             "completion_tokens": float(np.mean([len(s.ids) for s in samples])),
         }
-        if self.rule.dual:
-            figures["dual_penalty"] = float(np.mean([r.dual_penalty for r in rewards]))
-        figures |= {name: float(np.mean(found)) for name, found in judged.items() if found}
+        figures |= term_means(rewards)
         if words:
             figures["coverage"] = sum(map(self.lexicon.knows, words)) / len(words)
         self.record(figures)
@@ -331,6 +319,11 @@ class GrpoTrainer(RunTrainer):
 def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:
     """The loss of a part without anything to learn: each parameter takes part with weight 0."""
     return torch.stack([p.sum() for p in model.trained_state().values()]).sum() * 0.0
+
+
+def totals_of(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
+    """The total rewards of B groups: (B, G)."""
+    return np.array([[r.total for r in rollout.rewards] for rollout in rollouts])
 
 
 def average(
