@@ -14,8 +14,9 @@ from typing import Any
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import Answer
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.rewards.compose import RewardRule, reward, term_means
+from affectgpt_r1.rewards.compose import RewardBreakdown, RewardRule, reward, term_means
 
 
 class EmotionReward:
@@ -64,15 +65,7 @@ class EmotionReward:
                 f"column {self.column!r} {given} for {len(completions)} completions: name the "
                 f"labels' column (here: {', '.join(sorted(columns)) or 'none'})"
             )
-        found = [
-            reward(
-                parse_completion(_text(completion), self.rule.mode),
-                read_words(row),
-                self.lexicon,
-                self.rule,
-            )
-            for completion, row in zip(completions, labels, strict=True)
-        ]
+        found = [self.breakdown(*row) for row in zip(completions, labels, strict=True)]
         if tell := columns.get("log_metric"):
             for term, mean in term_means(found).items():
                 tell(f"{self.__name__}/{term}", mean)
@@ -80,6 +73,16 @@ class EmotionReward:
             tell(f"{self.__name__}/not_judged", unknown / max(len(found), 1))
         needs_labels = self.rule.accuracy or self.rule.dual
         return [None if row.accuracy is None and needs_labels else row.total for row in found]
+
+    def breakdown(self, completion: Any, labels: Answer) -> RewardBreakdown:
+        """One completion's reward, term by term: for tools that ask a completion at a time.
+
+        Args:
+            completion: a text, or a conversation whose last message is the reply.
+            labels: a list of words, or a text that names them.
+        """
+        read = parse_completion(_text(completion), self.rule.mode)
+        return reward(read, read_words(labels), self.lexicon, self.rule)
 
 
 def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:
