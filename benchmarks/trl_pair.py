@@ -136,7 +136,7 @@ class Endless(AffectGPTProcessor):
 class OurTrainer(GrpoTrainer):
     """Ours, under the reward that both are given."""
 
-    def rewards(self, clip: Clip, completions: Any) -> list[RewardBreakdown]:
+    def rewards(self, clip: Clip, completions: Any, perception: Any) -> list[RewardBreakdown]:
         """As TRL is given."""
         labels = clip.labels or ()
         return [

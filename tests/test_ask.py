@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from affectgpt_r1.emotion.ask import Server, ask_sentiments, ask_words
+from affectgpt_r1.asking import Server
+from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.errors import InputError
 from test_cli import answer
 
@@ -218,7 +219,7 @@ def test_a_lasting_fault_is_none_and_counted(
     with caplog.at_level(logging.WARNING):
         found = ask("happy", "sad", None, retries=1, timeout_s=0.3)
     assert found == [None, ("sad",), None]
-    assert "1 of 3 texts" in caplog.text
+    assert "1 of 2 questions" in caplog.text
     assert time.monotonic() - start < 3
     assert len(kept(tmp_path)) == 1  # of "sad"; nothing of the failure, not even half a file
     judge.replies = [FINE]

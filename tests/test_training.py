@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,9 @@ Metrics = list[Mapping[str, float]]
 class RewardedByPlace(GrpoTrainer):
     """Every group varies, whatever was sampled."""
 
-    def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
+    def rewards(
+        self, clip: Clip, completions: Sequence[Completion], perception: Any
+    ) -> list[RewardBreakdown]:
         return [RewardBreakdown(1.0, None, 1.0, float(i)) for i, _ in enumerate(completions)]
 
 
@@ -362,7 +365,9 @@ def test_groups_without_variance_are_replaced_by_other_clips(tmp_path: Path) -> 
     data = Examples(clips, [features(i) for i in range(16)])
 
     class Lengths(GrpoTrainer):
-        def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
+        def rewards(
+            self, clip: Clip, completions: Sequence[Completion], perception: Any
+        ) -> list[RewardBreakdown]:
             return [
                 RewardBreakdown(1.0, None, 1.0, len(c.text) * (int(clip.id[1:]) < 4) / 100)
                 for c in completions

@@ -157,8 +157,8 @@ class RewardSettings(Section):
     """The terms' weights and the length penalty (PAPER.md, "Five rewards").
 
     Attributes:
-        accuracy, format, alignment, dual: weights of the terms; 0 leaves a term out. Alignment
-            and dual read the thinking.
+        accuracy, format, alignment, dual, perception: weights of the terms; 0 leaves a term out.
+            Alignment and dual read the thinking, perception needs a judge.
         length_penalty: p1, p2, p3 or none, on the terms of `penalised`.
         level: ring of the wheels, 1 inner, 2 middle.
         gate: a completion out of format gets no reward at all.
@@ -169,11 +169,37 @@ class RewardSettings(Section):
     format: NonNegative = 1.0
     alignment: NonNegative = 0.0
     dual: NonNegative = 0.0
+    perception: NonNegative = 0.0
     penalised: tuple[Literal["accuracy", "dual"], ...] = ("accuracy", "dual")
     gate: bool = False
     alignment_by: Literal["jaccard", "f"] = "jaccard"
     length_penalty: Literal["none", "p1", "p2", "p3"] = "none"
     level: Literal[1, 2] = 1
+
+
+class JudgeSettings(Section):
+    """Who compares a group's answers for the perception reward (`rewards.perception`).
+
+    Attributes:
+        model: the model's name at the server, or without a server a model or run folder, by whose
+            likelihood the answers are ranked.
+        url: of an OpenAI-compatible server, up to `/v1`.
+        take: what the server is sent of a video: eight frames, or the file.
+        by: the better half gets 1 and the rest 0, or each its expected share of wins.
+        concurrency, timeout_s, retries: requests at a time, and how long and often each is tried.
+        budget_s: for the questions of one update; what is open then is not judged.
+        cache: folder of the verdicts; None: in the user's cache directory.
+    """
+
+    model: str
+    url: str | None = None
+    take: Literal["frames", "video"] = "frames"
+    by: Literal["half", "strength"] = "half"
+    concurrency: PositiveInt = 8
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    retries: Annotated[int, Field(ge=0)] = 4
+    budget_s: Annotated[float, Field(gt=0)] | None = 300.0
+    cache: str | None = None
 
 
 class GrpoRecipe(Section):
@@ -201,6 +227,7 @@ class GrpoRecipe(Section):
     optimizer: OptimizerSettings = OptimizerSettings()
     rollout: RolloutSettings = RolloutSettings()
     rewards: RewardSettings = RewardSettings()
+    judge: JudgeSettings | None = None
     lexicon: LexiconSettings = LexiconSettings()
     mode: Literal["answer", "think"] = "answer"
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
@@ -210,6 +237,12 @@ class GrpoRecipe(Section):
     epsilon: Annotated[float, Field(gt=0, lt=1)] = 0.2
     epsilon_high: Annotated[float, Field(gt=0)] | None = None
     mask_truncated_completions: bool = False
+
+    @model_validator(mode="after")
+    def _judged(self) -> Self:
+        if (self.rewards.perception > 0) != (self.judge is not None):
+            raise ValueError("rewards.perception and judge need each other: set both or neither")
+        return self
 
     @model_validator(mode="after")
     def _saved_between_rollouts(self) -> Self:
@@ -232,6 +265,15 @@ class RewardRecipe(Section):
     rewards: RewardSettings = RewardSettings()
     lexicon: LexiconSettings = LexiconSettings()
     mode: Literal["answer", "think"] = "answer"
+
+    @model_validator(mode="after")
+    def _judges_nobody(self) -> Self:
+        if self.rewards.perception:
+            raise ValueError(
+                "rewards.perception compares a clip's answers, of which nothing is known here: "
+                "leave it to training (docs/rewards.md)"
+            )
+        return self
 
 
 class _Loader(yaml.SafeLoader):

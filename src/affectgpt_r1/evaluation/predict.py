@@ -17,7 +17,7 @@ from torch import nn
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.dialogue import Mode, Part, parse_completion, prompt_pieces
+from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
@@ -190,16 +190,8 @@ def predict(
     for start in range(0, len(clips), batch_size):
         part = list(zip(clips, features, strict=True))[start : start + batch_size]
         prompts = [
-            predictor.processor.prompt(
-                prompt_pieces(
-                    clip.subtitle,
-                    mode=mode,
-                    question=question,
-                    view=view,
-                    has_audio=found.has_audio and Part.VOICE not in without,
-                    has_visual=found.has_visual and Part.FACE not in without,
-                    has_subtitle=Part.WORDS not in without,
-                )
+            predictor.processor.ask(
+                clip.subtitle, found, view=view, mode=mode, question=question, without=without
             )
             for clip, found in part
         ]

@@ -7,7 +7,6 @@ training wrote; it computes no score of its own.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections import Counter
@@ -27,6 +26,7 @@ from affectgpt_r1.evaluation.evaluate import Evaluation
 from affectgpt_r1.evaluation.predict import Prediction
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.media import read_media
+from affectgpt_r1.media.attach import jpeg_uri
 
 _SHOWN_CLIPS = 6  # best and worst each
 _STRIP_HEIGHT = 72
@@ -132,19 +132,14 @@ def _card(f: float, clip: Clip, prediction: Prediction) -> ClipCard:
 
 def _strip(clip: Clip) -> str:
     """The clip's faces side by side, small, as a data URI."""
-    from PIL import Image
-
     try:
         faces = read_media(clip).faces  # (t, 224, 224, 3)
     except (MediaError, MissingFileError):
         return ""
     if not len(faces):
         return ""
-    picture = Image.fromarray(np.concatenate(list(faces), axis=1))
-    picture.thumbnail((_STRIP_HEIGHT * len(faces), _STRIP_HEIGHT))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    size = (_STRIP_HEIGHT * len(faces), _STRIP_HEIGHT)
+    return jpeg_uri(np.concatenate(list(faces), axis=1), size)
 
 
 def _curves(run: Path) -> str:

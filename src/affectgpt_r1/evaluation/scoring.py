@@ -16,7 +16,8 @@ from typing import Literal
 
 from platformdirs import user_cache_path
 
-from affectgpt_r1.emotion.ask import Server, ask_sentiments, ask_words
+from affectgpt_r1.asking import Server
+from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.hit import best_constant_hit, hit_pairs
 from affectgpt_r1.emotion.labels import Parser, read_words

@@ -7,7 +7,7 @@ nothing is searched for in user text (MODEL.md, "Ours"). Padding is known from m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from affectgpt_r1.dialogue import STOP, Modality, PromptPiece
+from affectgpt_r1.dialogue import STOP, Modality, Mode, Part, PromptPiece, View, prompt_pieces
 from affectgpt_r1.perception.features import Features
 
 #: Values of the `modality` tensor: which token stands at a position.
@@ -61,6 +61,36 @@ class AffectGPTProcessor(ProcessorMixin):
         self.bos_at_inference = bos_at_inference
         self.max_prompt_tokens = max_prompt_tokens
         self.max_target_tokens = max_target_tokens
+
+    def ask(
+        self,
+        subtitle: str,
+        features: Features,
+        *,
+        view: View,
+        mode: Mode = "answer",
+        question: str | None = None,
+        without: Collection[Part] = (),
+        training: bool = False,
+    ) -> TokenisedPrompt:
+        """A clip's prompt: with the parts that it has, but for those in `without`.
+
+        Args:
+            subtitle, features: the clip's.
+            view, mode, question: as in `dialogue.prompt_pieces`.
+            without: parts that are left out.
+            training: as in `prompt`.
+        """
+        pieces = prompt_pieces(
+            subtitle,
+            mode=mode,
+            question=question,
+            view=view,
+            has_audio=features.has_audio and Part.VOICE not in without,
+            has_visual=features.has_visual and Part.FACE not in without,
+            has_subtitle=Part.WORDS not in without,
+        )
+        return self.prompt(pieces, training=training)
 
     def prompt(self, pieces: Sequence[PromptPiece], *, training: bool = False) -> TokenisedPrompt:
         """Tokenise a prompt's pieces one by one and join the ids.

@@ -6,7 +6,7 @@ A term that could not be judged is None: left out of the sum and counted, never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import fsum
 from typing import TYPE_CHECKING, get_args
 
@@ -31,8 +31,8 @@ class RewardRule:
     """Which terms count how much.
 
     Attributes:
-        accuracy, format, alignment, dual: weights. Format and accuracy are reported at weight 0
-            too; the thinking is read only where a weight asks for it.
+        accuracy, format, alignment, dual, perception: weights. Format and accuracy are reported at
+            weight 0 too; the thinking is read, and a judge asked, only where a weight asks for it.
         length_penalty: on the terms of `penalised`: accuracy by the answer's words, dual by the
             thinking's.
         penalised: of accuracy and dual.
@@ -51,6 +51,7 @@ class RewardRule:
     level: int = 1
     alignment: float = 0.0
     dual: float = 0.0
+    perception: float = 0.0
     penalised: tuple[str, ...] = ("accuracy", "dual")
     gate: bool = False
     alignment_by: Agreement = "jaccard"
@@ -91,6 +92,7 @@ class RewardBreakdown:
         total: the weighted sum over the terms that were judged; 0 behind a gate.
         alignment, dual: None where neither was asked for, or (dual) nothing can be said.
         dual_penalty: the factor on dual.
+        perception: None where no judge was asked, or none answered.
     """
 
     format: float
@@ -100,10 +102,15 @@ class RewardBreakdown:
     alignment: float | None = None
     dual: float | None = None
     dual_penalty: float = 1.0
+    perception: float | None = None
 
 
 def reward(
-    completion: Completion, labels: Sequence[str], lexicon: Lexicon, rule: RewardRule
+    completion: Completion,
+    labels: Sequence[str],
+    lexicon: Lexicon,
+    rule: RewardRule,
+    perception: float | None = None,
 ) -> RewardBreakdown:
     """Reward one completion.
 
@@ -112,6 +119,7 @@ def reward(
         labels: the clip's true words.
         lexicon: words to wheel classes.
         rule: weights and penalty.
+        perception: what a judge gave (`rewards.perception`); None: not judged.
     """
     words, level = completion.words, rule.level
     judged = any(lexicon.counts(word) for word in labels)
@@ -119,6 +127,7 @@ def reward(
     accuracy = accuracy_reward(words, labels, lexicon, level) if judged else None
     penalty = _factor(words, labels, rule, "accuracy")
     total = rule.format * form + rule.accuracy * (accuracy or 0.0) * penalty
+    total += rule.perception * (perception or 0.0)
     alignment, dual, dual_penalty = None, None, 1.0
     if rule.alignment or rule.dual:
         thought = extract_words(completion.think or "", lexicon)
@@ -128,14 +137,17 @@ def reward(
         total += rule.alignment * alignment + rule.dual * (dual or 0.0) * dual_penalty
     if rule.gate:
         total *= form
-    return RewardBreakdown(form, accuracy, penalty, total, alignment, dual, dual_penalty)
+    return RewardBreakdown(
+        form, accuracy, penalty, total, alignment, dual, dual_penalty, perception
+    )
 
 
 def term_means(found: Sequence[RewardBreakdown]) -> dict[str, float]:
     """The mean of every term over the completions where it was judged, and of the penalties."""
     means = {}
-    for name in ("format", "accuracy", "penalty", "alignment", "dual", "dual_penalty"):
-        term = name.removesuffix("_penalty")  # a penalty on what was not judged says nothing
+    for name in (field.name for field in fields(RewardBreakdown) if field.name != "total"):
+        # A penalty on what was not judged says nothing.
+        term = {"penalty": "accuracy", "dual_penalty": "dual"}.get(name, name)
         values = [getattr(row, name) for row in found if getattr(row, term) is not None]
         if values:
             means[name] = fsum(values) / len(values)

@@ -11,7 +11,7 @@ from typing import Any
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe
-from affectgpt_r1.dialogue import Mode, Part, prompt_pieces, target_text
+from affectgpt_r1.dialogue import Mode, Part, target_text
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor, TokenisedPrompt
 from affectgpt_r1.model.sampling import seed_of
@@ -74,19 +74,14 @@ class ColdStartTrainer(RunTrainer):
         recipe = self.recipe
         think = draw.random() < recipe.think_share and clip.description is not None
         mode: Mode = "think" if think else "answer"
-        lost: Part | None = draw.choice(tuple(Part))
-        if draw.random() >= recipe.modality_dropout:
-            lost = None
+        lost = draw.choice(tuple(Part))
+        without = (lost,) if draw.random() < recipe.modality_dropout else ()
         labels = list(clip.labels or ())
         if recipe.shuffle_labels:
             draw.shuffle(labels)
-        pieces = prompt_pieces(
-            clip.subtitle,
-            mode=mode,
-            view=self.affect_model.config.view,
-            has_audio=features.has_audio and lost is not Part.VOICE,
-            has_visual=features.has_visual and lost is not Part.FACE,
-            has_subtitle=lost is not Part.WORDS,
+        view = self.affect_model.config.view
+        prompt = self.processor.ask(
+            clip.subtitle, features, view=view, mode=mode, without=without, training=True
         )
         target = target_text(tuple(labels), clip.description, mode)
-        return self.processor.prompt(pieces, training=True), self.processor.target(target)
+        return prompt, self.processor.target(target)

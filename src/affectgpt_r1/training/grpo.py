@@ -21,7 +21,7 @@ from torch import Tensor
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import GrpoRecipe
-from affectgpt_r1.dialogue import Completion, parse_completion, prompt_pieces
+from affectgpt_r1.dialogue import Completion, parse_completion
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
@@ -30,6 +30,7 @@ from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_o
 from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
+from affectgpt_r1.rewards.perception import Judge
 from affectgpt_r1.training.advantages import group_advantages
 from affectgpt_r1.training.run_folder import append_json
 from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
@@ -77,6 +78,7 @@ class GrpoTrainer(RunTrainer):
         recipe: rollouts, rewards, loss, optimizer, run.
         lexicon: the reward's words to classes.
         progress: told of each update.
+        judge: for the perception reward.
     """
 
     def __init__(
@@ -88,8 +90,9 @@ class GrpoTrainer(RunTrainer):
         recipe: GrpoRecipe,
         lexicon: Lexicon,
         progress: Progress,
+        judge: Judge | None = None,
     ) -> None:
-        self.recipe, self.lexicon = recipe, lexicon
+        self.recipe, self.lexicon, self.judge = recipe, lexicon, judge
         self.rule = RewardRule.of(recipe.rewards, recipe.mode)
         self.parts: list[MicroBatch] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
@@ -105,9 +108,13 @@ class GrpoTrainer(RunTrainer):
             progress=progress,
         )
 
-    def rewards(self, clip: Clip, completions: Sequence[Completion]) -> list[RewardBreakdown]:
-        """Reward one clip's completions; override it to reward otherwise."""
-        return [reward(c, clip.labels or (), self.lexicon, self.rule) for c in completions]
+    def rewards(
+        self, clip: Clip, completions: Sequence[Completion], perception: Sequence[float | None]
+    ) -> list[RewardBreakdown]:
+        """Reward one clip's completions, given the judge's values; override for other rewards."""
+        labels = clip.labels or ()
+        judged = zip(completions, perception, strict=True)
+        return [reward(c, labels, self.lexicon, self.rule, value) for c, value in judged]
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -221,14 +228,8 @@ class GrpoTrainer(RunTrainer):
 
     def _prompts(self, examples: Sequence[tuple[Clip, Features]]) -> dict[str, Tensor]:
         prompts = [
-            self.processor.prompt(
-                prompt_pieces(
-                    clip.subtitle,
-                    mode=self.recipe.mode,
-                    view=self.affect_model.config.view,
-                    has_audio=features.has_audio,
-                    has_visual=features.has_visual,
-                )
+            self.processor.ask(
+                clip.subtitle, features, view=self.affect_model.config.view, mode=self.recipe.mode
             )
             for clip, features in examples
         ]
@@ -257,13 +258,21 @@ class GrpoTrainer(RunTrainer):
             ),
         )
         self.affect_model.train()
-        rollouts, began_s = [], time.monotonic()
-        for (clip, _), samples in zip(examples, groups, strict=True):
-            completions = [
-                parse_completion(self.processor.text(s.ids), self.recipe.mode) for s in samples
-            ]
-            rewards = self.rewards(clip, completions)
-            rollouts.append(Rollout(clip, tuple(samples), tuple(completions), tuple(rewards)))
+        began_s = time.monotonic()
+        said = [
+            [parse_completion(self.processor.text(s.ids), self.recipe.mode) for s in samples]
+            for samples in groups
+        ]
+        clips = [clip for clip, _ in examples]
+        judged: list[list[float | None]] = [[None] * len(group) for group in said]
+        if self.judge is not None:
+            words = [[completion.words for completion in group] for group in said]
+            judged = self.judge(list(zip(clips, words, strict=True)))
+        rewards = map(self.rewards, clips, said, judged)
+        rollouts = [
+            Rollout(clip, tuple(samples), tuple(completions), tuple(found))
+            for clip, samples, completions, found in zip(clips, groups, said, rewards, strict=True)
+        ]
         self.record({"reward_time_s": time.monotonic() - began_s})
         return rollouts
 
@@ -296,6 +305,8 @@ class GrpoTrainer(RunTrainer):
             "truncated": float(np.mean([not s.finished for s in samples])),
             "completion_tokens": float(np.mean([len(s.ids) for s in samples])),
         }
+        if self.judge is not None:
+            figures["perception_not_judged"] = float(sum(r.perception is None for r in rewards))
         figures |= term_means(rewards)
         if words:
             figures["coverage"] = sum(map(self.lexicon.knows, words)) / len(words)

@@ -9,23 +9,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from platformdirs import user_cache_path
 from pydantic import BaseModel
 
+from affectgpt_r1.asking import Server
 from affectgpt_r1.clips import Clip, read_manifest
-from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, RunSettings
+from affectgpt_r1.config import (
+    ColdStartRecipe,
+    DataSettings,
+    GrpoRecipe,
+    JudgeSettings,
+    RunSettings,
+)
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
+from affectgpt_r1.media import content_hash
+from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, EncoderSource, create_model, load_encoders
 from affectgpt_r1.perception.cache import feature_cache
 from affectgpt_r1.rewards import RewardRule
+from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
+from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import begin_run, check_run, is_finished
 from affectgpt_r1.training.trainer import Examples, RunTrainer
 
@@ -130,6 +143,7 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
     examples = _examples(known, predictor.encoders, recipe.data, watch)
+    judge = _judge(recipe.judge, known, lexicon, recipe.data, watch) if recipe.judge else None
     result = _run(
         recipe,
         GrpoTrainer(
@@ -139,9 +153,36 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
             recipe=recipe,
             lexicon=lexicon,
             progress=watch.step,
+            judge=judge,
         ),
     )
     return RunResult(result.model, result.steps, result.resumed_from, len(clips) - len(known))
+
+
+def _judge(
+    settings: JudgeSettings,
+    clips: Sequence[Clip],
+    lexicon: Lexicon,
+    data: DataSettings,
+    watch: Watch,
+) -> Judge:
+    if settings.url is None:
+        predictor = load_predictor(Path(settings.model))
+        cache = feature_cache(data.cache)
+        features = perceive_clips(clips, predictor.encoders, cache, watch.encoding)
+        by_id = {clip.id: found for clip, found in zip(clips, features, strict=True)}
+        return LikelihoodJudge(predictor, by_id, lexicon, settings.by)
+    server = Server(
+        settings.url,
+        settings.model,
+        concurrency=settings.concurrency,
+        retries=settings.retries,
+        timeout_s=settings.timeout_s,
+        budget_s=settings.budget_s,
+    )
+    folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
+    parts = partial(message_parts, take=settings.take)
+    return PairwiseJudge(server, parts, content_hash, lexicon, folder, settings.by)
 
 
 def _finished(recipe: BaseModel, run: RunSettings) -> bool:

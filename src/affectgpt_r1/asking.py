@@ -1,0 +1,224 @@
+"""Questions to a model behind an OpenAI-compatible server.
+
+Bounded in parallel and in time, retried, and kept on disk: the same question is never asked twice.
+An answer that cannot be had is None, counted aloud; it is never put in the place of another. What
+is asked, and what an answer means, this module does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.files import write_whole
+
+if TYPE_CHECKING:
+    import httpx
+
+#: What a server may answer and mean "try again".
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_log = logging.getLogger(__name__)
+
+#: A text, or the parts of a message as OpenAI's chat API has them.
+Content: TypeAlias = "str | list[dict[str, object]]"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An OpenAI-compatible server.
+
+    Attributes:
+        url: up to and including `/v1`.
+        model: its name there.
+        concurrency: requests at a time.
+        retries: of one request, with growing pauses.
+        timeout_s: of one request.
+        pause_s: before the first retry; doubled each time.
+        budget_s: for all questions that are asked at once; what is open then stays unanswered.
+    """
+
+    url: str
+    model: str
+    concurrency: int = 8
+    retries: int = 4
+    timeout_s: float = 60.0
+    pause_s: float = 1.0
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question.
+
+    Attributes:
+        key: names it; questions with one key have one answer.
+        content: makes the message, when it is asked.
+    """
+
+    key: str
+    content: Callable[[], Content]
+
+
+def ask_all(
+    questions: Sequence[Question],
+    server: Server,
+    cache: Path,
+    *,
+    read: Callable[[str], str] = str,
+    progress: Progress | None = None,
+) -> dict[str, str | None]:
+    """The server's answers by the questions' keys.
+
+    The key of the server itself is read from OPENAI_API_KEY, where it wants one.
+
+    Args:
+        questions: each key is asked once.
+        server: who is asked.
+        cache: folder of the answers.
+        read: what is kept of an answer; raises ValueError where it is none, and it is asked again.
+        progress: told how many of how many are done.
+
+    Returns:
+        None where there is no answer.
+
+    Raises:
+        InputError: the `judge` extra is not installed, or the address or the key is none.
+    """
+    _check(server)
+    asked = {question.key: question for question in questions}
+    answers = asyncio.run(_ask_all(list(asked.values()), server, cache, read, progress))
+    if failed := sum(answer is None for answer in answers.values()):
+        told = (failed, len(asked), server.url)
+        _log.warning("%d of %d questions were not answered by the server at %s", *told)
+    return answers
+
+
+def _check(server: Server) -> None:
+    try:
+        import httpx
+    except ImportError:
+        raise InputError("asking a server needs httpx: pip install 'affectgpt-r1[judge]'") from None
+
+    try:
+        known = httpx.URL(server.url).scheme in ("http", "https")
+    except httpx.InvalidURL:
+        known = False
+    if not known:
+        raise InputError(f"{server.url!r} is no address of a server: write http://HOST:PORT/v1")
+    if not os.environ.get("OPENAI_API_KEY", "").isascii():
+        raise InputError("OPENAI_API_KEY holds characters that no key has: copy it anew")
+
+
+async def _ask_all(
+    questions: Sequence[Question],
+    server: Server,
+    cache: Path,
+    read: Callable[[str], str],
+    progress: Progress | None,
+) -> dict[str, str | None]:
+    import httpx
+
+    key = os.environ.get("OPENAI_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    gate = asyncio.Semaphore(server.concurrency)
+    answers: dict[str, str | None] = dict.fromkeys(question.key for question in questions)
+    answered = failed = done = 0
+
+    async def one(question: Question) -> None:
+        """What was kept of a question, or else the server's answer."""
+        nonlocal answered, failed, done
+        path = _path(cache, server, question.key)
+        answer = _kept(path, read)
+        if answer is None:
+            async with gate:
+                # A server that is not there is not waited for anew with every question.
+                if answered or failed < server.concurrency:
+                    answer = await _ask(client, question, server, path, read)
+            answered, failed = answered + (answer is not None), failed + (answer is None)
+        answers[question.key] = answer
+        done += 1
+        if progress:
+            progress(done, len(questions))
+
+    async with httpx.AsyncClient(headers=headers, timeout=server.timeout_s) as client:
+        work = asyncio.gather(*map(one, questions))
+        try:
+            await asyncio.wait_for(work, server.budget_s)
+        except TimeoutError:
+            _log.debug("%s: the time for this step's questions is up", server.url)
+    return answers
+
+
+def _path(cache: Path, server: Server, key: str) -> Path:
+    asked = json.dumps([server.url, server.model, key])
+    name = hashlib.sha256(asked.encode()).hexdigest()
+    return cache / name[:2] / f"{name}.json"
+
+
+def _kept(path: Path, read: Callable[[str], str]) -> str | None:
+    """The answer of an earlier run; None where there is none, or its file is spoilt."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return read(kept) if isinstance(kept, str) else None
+    except (OSError, ValueError):
+        return None
+
+
+async def _ask(
+    client: httpx.AsyncClient,
+    question: Question,
+    server: Server,
+    path: Path,
+    read: Callable[[str], str],
+) -> str | None:
+    import httpx
+
+    try:
+        message = {"role": "user", "content": question.content()}
+    except InputError as error:  # such as a clip that is not there any more
+        _log.warning("not asked: %s", error)
+        return None
+    body = {"model": server.model, "temperature": 0, "messages": [message]}
+    for attempt in range(server.retries + 1):
+        if attempt:
+            await asyncio.sleep(server.pause_s * 2 ** (attempt - 1))
+        try:
+            async with asyncio.timeout(server.timeout_s):
+                reply = await client.post(f"{server.url.rstrip('/')}/chat/completions", json=body)
+            if reply.status_code in _AGAIN:
+                continue
+            reply.raise_for_status()
+            text = _text(reply.json()["choices"][0]["message"]["content"])
+        except (httpx.TransportError, TimeoutError) as error:
+            _log.debug("%s: %r", server.url, error)
+            continue
+        except (httpx.HTTPError, RecursionError, ValueError, LookupError, TypeError) as error:
+            _log.warning("no answer from %s: %s", server.url, " ".join(str(error).split()))
+            return None
+        try:
+            answer = read(text)
+        except ValueError as error:
+            _log.debug("%s: %s", server.url, error)
+            continue
+        try:
+            write_whole(path, json.dumps(answer, ensure_ascii=False))
+        except OSError as error:
+            _log.warning("an answer is not kept (%s): it will be asked for again", error)
+        return answer
+    return None
+
+
+def _text(content: object) -> str:
+    if not isinstance(content, str) or not content.strip():
+        raise ValueError("the answer holds no text")
+    content.encode()  # half a surrogate pair is no text either
+    return content

@@ -1,0 +1,83 @@
+"""A clip as parts of a message to an omni-modal model: OpenAI's chat API, as servers extend it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from mimetypes import guess_type
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.media.audio import RATE_HZ, read_waveform
+from affectgpt_r1.media.read import read_media
+from affectgpt_r1.media.video import read_frames
+
+Take = Literal["frames", "video"]
+
+_FRAMES, _LONGER_EDGE = 8, 512
+
+
+def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
+    """A clip's pictures and sound.
+
+    Args:
+        clip: whose files are read.
+        take: `frames` sends eight pictures (JPEG, at most 512 pixels an edge), which every server
+            with vision takes; `video` the file itself as `video_url`, which vLLM and its kind take.
+            Given face crops stand for a clip without video. Sound is `input_audio` (wav) in both.
+
+    Raises:
+        MissingFileError, MediaError: a file cannot be read.
+    """
+    parts: list[dict[str, object]] = []
+    if clip.video is None and clip.faces is not None:
+        parts += _pictures(read_media(clip).faces)
+    elif clip.video is not None and take == "video":
+        kind = guess_type(clip.video.name)[0] or "video/mp4"
+        parts.append(_linked("video_url", _uri(kind, clip.video.read_bytes())))
+    elif clip.video is not None:
+        parts += _pictures(read_frames(clip.video, _FRAMES)[0])
+    sounding = clip.audio or clip.video
+    waveform = read_waveform(sounding)[0] if sounding is not None else None
+    if waveform is not None:
+        sound = {"data": base64.b64encode(_wav(waveform)).decode(), "format": "wav"}
+        parts.append({"type": "input_audio", "input_audio": sound})
+    return parts
+
+
+def jpeg_uri(picture: NDArray[np.uint8], size: tuple[int, int]) -> str:
+    """A picture (H, W, 3) as a data URI, made to fit into `size` (width, height)."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail(size)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return _uri("image/jpeg", file.getvalue())
+
+
+def _pictures(pictures: NDArray[np.uint8]) -> list[dict[str, object]]:
+    size = (_LONGER_EDGE, _LONGER_EDGE)
+    return [_linked("image_url", jpeg_uri(picture, size)) for picture in pictures]
+
+
+def _linked(kind: str, uri: str) -> dict[str, object]:
+    return {"type": kind, kind: {"url": uri}}
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _wav(waveform: NDArray[np.float32]) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(RATE_HZ)
+        sound.writeframes((waveform * 32767).astype("<i2").tobytes())
+    return file.getvalue()
