@@ -12,6 +12,7 @@ from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.rewards import RewardRule, reward
 
 COUNT = 1_000_000 if os.environ.get("AFFECTGPT_R1_STRESS") else 10_000
 #: Pieces that the parsers look for, strewn among the noise.
@@ -43,6 +44,44 @@ def test_no_text_makes_a_parser_raise() -> None:
         assert completion.well_formed == (not completion.problems)
         read += bool(words) + bool(completion.words)
     assert read > COUNT / 2  # the noise holds words, so the parsers were really at work
+
+
+#: What a policy may come to say, to be mutated.
+REPLIES = [
+    "<answer>happy, relieved</answer>",
+    "<think>She smiles. We infer that she is happy, not sad.</think><answer>happy</answer>",
+    "<think>No anger, but fear.</think>\n<answer>afraid, tense; worried</answer>###",
+    "The character's emotional state is angry, annoyed.",
+]
+
+
+def mutated(draw: random.Random) -> str:
+    """A reply with pieces of it cut, doubled, moved or made noise."""
+    text = draw.choice(REPLIES)
+    for _ in range(draw.randrange(5)):
+        i, j = sorted(draw.randrange(len(text) + 1) for _ in range(2))
+        piece = draw.choice(["", text[i:j] * 2, text[i:j][::-1], noise(draw), text])
+        k = draw.randrange(len(text) + 1)
+        text = draw.choice([text[:i] + piece + text[j:], text[:k] + piece + text[k:]])[:2000]
+    return text
+
+
+def test_no_completion_makes_a_reward_raise_or_leave_its_bounds() -> None:
+    draw, lexicon = random.Random(2), Lexicon.load()
+    rules = [
+        (RewardRule(mode=mode, length_penalty=penalty, gate=gate, **terms), sum(terms.values()) + 2)
+        for mode, terms in (("answer", {}), ("think", {"alignment": 0.4, "dual": 0.6}))
+        for penalty in ("none", "p1", "p2", "p3")
+        for gate in (False, True)
+    ]
+    seen = set()
+    for i in range(COUNT):
+        rule, most = rules[i % len(rules)]
+        labels = draw.sample(["happy", "sad", "tense", "qwertyuiop"], draw.randrange(4))
+        found = reward(parse_completion(mutated(draw), rule.mode), labels, lexicon, rule)
+        assert 0 <= found.total <= most + 1e-12
+        seen.add((found.format, found.accuracy is None, found.total > 1))
+    assert len(seen) >= 6  # the mutations reach every kind of reply
 
 
 def test_no_text_makes_the_extractor_raise() -> None:

@@ -20,7 +20,7 @@ import typer
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
-from affectgpt_r1.console import bars, evaluation_table, people, steps
+from affectgpt_r1.console import audit_table, bars, evaluation_table, people, steps
 from affectgpt_r1.dialogue import Part
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import make_folder, write_whole
@@ -365,6 +365,25 @@ def reward(
 
     for row in reward_rows(file, load_recipe(recipe, RewardRecipe, overrides or ())):
         _answer(row)
+
+
+@app.command()
+def audit(
+    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name (`reward`).")],
+    manifest: Annotated[Path, typer.Argument(help="Labelled clips; no media are read.")],
+    overrides: SetOption = None,
+) -> None:
+    """What cheap answers get from a reward, beside an honest one: before GPUs are spent on it."""
+    from affectgpt_r1.clips import read_manifest
+    from affectgpt_r1.config import RewardRecipe, load_recipe
+    from affectgpt_r1.evaluation import audit as auditing
+
+    checked = load_recipe(recipe, RewardRecipe, overrides or ())
+    with bars() as bar:
+        rows = auditing.audit(read_manifest(manifest), checked, bar("searching"))
+    audit_table(rows)
+    for row in rows:
+        _answer(auditing.audit_row(row))
 
 
 @app.command()

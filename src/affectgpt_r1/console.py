@@ -6,7 +6,7 @@ Nothing here writes to stdout: that is the command's answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,4 +97,22 @@ def evaluation_table(result: Any) -> None:
     for name, value, interval in result.lines():
         bounds = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
         table.add_row(name, f"{value:.3f}", bounds)
+    people.print(table)
+
+
+def audit_table(rows: Sequence[Any]) -> None:
+    """What every way of answering gets from a reward, for people; the honest one stands out."""
+    table = Table()
+    for column in ("", "reward", "above honest", "accuracy", "words"):
+        table.add_column(column)
+    for row in rows:
+        gain = row.over_honest
+        table.add_row(
+            row.way,
+            f"{row.reward.value:.3f}",
+            f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" if gain else "",
+            f"{row.terms['accuracy']:.3f}",
+            f"{row.words_per_answer:.1f}",
+            style={"honest": "green", "bound": "dim"}.get(row.kind),
+        )
     people.print(table)

@@ -15,8 +15,9 @@ feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("litt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 
@@ -94,6 +95,13 @@ _SIGN = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: Tokens with which a sign may begin; others are not tried, which is most of the work.
+_SIGN_BEGINS = re.compile(
+    r"absence|alth|an[dy]|as|bare|be|but|cannot|cease|conceal|contain|control|den|devoid|disguis|"
+    r"due|fail|far|free|hard|help|hid|how|impossible|instead|just|kind|lack|los|mask|mere|never|"
+    r"neither|no|only|rare|rather|restrain|scarce|seldom|simpl|since|stop|suppress|though|unable|"
+    r"wh|without|yet|.*n't$|\W"
+)
 #: A denial reaches this many words, or to what ends it.
 _DENIED_WORDS = 10
 
@@ -141,10 +149,18 @@ def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
 def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
     """Every word of the lexicon in a text outside of quotes, longest match first, weighed."""
     for sentence in _SENTENCE_END.split(_QUOTED.sub(" ", text.translate(_APOSTROPHES))):
-        stated = _THAT.search(sentence)
+        found = _words_of(sentence, lexicon)
+        if not found:
+            continue
+        stated = _THAT.search(sentence) if "that" in sentence.lower() else None
         concludes = _THEREFORE.search(sentence) is not None
-        felt = [part.span() for part in _CLAUSE.finditer(sentence) if _FEELING.search(part.group())]
-        for word, start, denied in _words_of(sentence, lexicon):
+        felt = [
+            part.span()
+            for part in _CLAUSE.finditer(sentence)
+            if any(part.start() <= start < part.end() for _, start, _ in found)
+            and _FEELING.search(sentence, *part.span())
+        ]
+        for word, start, denied in found:
             if denied:
                 yield Mention(word, 0.0)
             elif stated and start < stated.end():  # a premise of what is inferred
@@ -154,36 +170,62 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
                 yield Mention(word, weight + _FELT * any(a <= start < b for a, b in felt))
 
 
-def _words_of(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, int, bool]]:
+def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     """Words of the lexicon in a sentence: the word, where it begins, whether it is denied."""
-    found = list(_TOKEN.finditer(sentence))
-    tokens = [token.group().lower() for token in found]
-    signs = {sign.start(): sign for sign in _SIGN.finditer(sentence)}
-    at = reach = 0
-    while at < len(tokens):
-        start, denied = found[at].start(), at < reach
-        sign, longest = signs.get(start), lexicon.phrases.get(tokens[at], 0)
-        if not (sign or longest):
-            at += 1
+    found = _TOKEN.findall(sentence)
+    tokens = [token.lower() for token in found]
+    phrases, known = lexicon.phrases, lexicon.rows
+    entries = {}  # place of a token -> how many the entry has that begins there
+    for at in [i for i, token in enumerate(tokens) if token in phrases]:
+        longest = min(phrases[tokens[at]], _LONGEST_PHRASE)
+        if length := _entry_length(tokens[at : at + longest], known):
+            entries[at] = length
+    if not entries:
+        return []
+    starts: list[int] = []
+    signs: dict[int, re.Match[str]] = {}
+    start = end = 0
+    for at in range(max(entries) + 1):  # what stands behind the last word says nothing of it
+        start = sentence.index(found[at], start)
+        starts.append(start)
+        if start >= end and _may_sign(tokens[at]) and (sign := _SIGN.match(sentence, start)):
+            signs[at], end = sign, sign.end()
+        start += len(found[at])
+    words = []
+    free = reach = 0  # the next token that is of no entry or sign yet; where a denial ends
+    for at in sorted(entries.keys() | signs.keys()):
+        if at < free:
             continue
+        denied, sign, length = at < reach, signs.get(at), entries.get(at, 0)
         kind = sign.lastgroup if sign else None
         signed = len(_TOKEN.findall(sign.group())) if sign else 0
-        length = _entry_length(tokens[at : at + min(longest, _LONGEST_PHRASE)], lexicon)
         if length > signed:
-            yield " ".join(tokens[at : at + length]), start, denied
+            words.append((" ".join(tokens[at : at + length]), starts[at], denied))
             if tokens[at + length : at + length + 1] not in (["of"], ["such"]):
                 kind = None  # "can't wait": the denial is within the word
-        at += max(length, signed, 1)
+        free = at + max(length, signed, 1)
         if kind == "denies" or (kind == "turns" and not denied) or (kind == "on" and denied):
-            reach = at + _DENIED_WORDS
+            reach = free + _DENIED_WORDS
         elif kind in ("turns", "ends"):
             reach = 0
+    return words
 
 
-def _entry_length(tokens: list[str], lexicon: Lexicon) -> int:
+@lru_cache(maxsize=1 << 16)
+def _may_sign(token: str) -> bool:
+    """Whether a sign may begin with a token: yes too often, but never no."""
+    return _SIGN_BEGINS.match(token) is not None
+
+
+def _entry_length(tokens: Sequence[str], known: Container[str]) -> int:
     """How many of the first tokens make up the longest word of the lexicon; 0: none does."""
     for count in range(len(tokens), 0, -1):
         phrase = " ".join(tokens[:count])
-        if lexicon.knows(phrase) and not _GRAMMAR.fullmatch(phrase):
+        if phrase in known and not _is_grammar(phrase):
             return count
     return 0
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_grammar(word: str) -> bool:
+    return _GRAMMAR.fullmatch(word) is not None

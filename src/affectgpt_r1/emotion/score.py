@@ -336,14 +336,17 @@ def best_constant(
 
 
 def search_constant(
-    words: Sequence[str], value: Callable[[tuple[str, ...]], float], max_words: int
+    words: Sequence[str],
+    value: Callable[[tuple[str, ...]], float],
+    max_words: int,
+    kept: int = _BEAM,
 ) -> tuple[tuple[str, ...], float]:
     """The answer of at most so many words whose value is largest, by beam search; and its value."""
     best: tuple[str, ...] = ()
     beam: list[tuple[str, ...]] = [()]
     for _ in range(max_words):
         longer = {tuple(sorted({*answer, word})) for answer in beam for word in words}
-        beam = sorted(longer, key=lambda answer: (-value(answer), answer))[:_BEAM]
+        beam = sorted(longer, key=lambda answer: (-value(answer), answer))[:kept]
         if beam and value(beam[0]) > value(best):
             best = beam[0]
     return best, value(best)
