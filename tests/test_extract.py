@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from affectgpt_r1.emotion import extract
 from affectgpt_r1.emotion.extract import extract_words, find_mentions
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -243,88 +244,11 @@ def test_rules_find_the_labels_of_the_descriptions_they_were_made_with(shared_di
         assert score_corpus(labels, words, scorer).f >= 0.70
 
 
-SIGNS = [
-    "not",
-    "no",
-    "never",
-    "neither",
-    "nor",
-    "nobody",
-    "none",
-    "nothing",
-    "hardly",
-    "can't",
-    "don't",
-    "cannot",
-    "without",
-    "unable",
-    "lacks",
-    "lacking",
-    "absence",
-    "free",
-    "devoid",
-    "far",
-    "from",
-    "anything",
-    "but",
-    "denies",
-    "failing",
-    "fails",
-    "to",
-    "lose",
-    "stop",
-    "ceased",
-    "rather",
-    "instead",
-    "of",
-    "than",
-    "yet",
-    "because",
-    "since",
-    "due",
-    "as",
-    "he",
-    "only",
-    "just",
-    "merely",
-    "simply",
-    "help",
-    "being",
-    "been",
-    "more",
-    "contains",
-    "his",
-    "her",
-    "hid",
-    "disguising",
-    "concealed",
-    "controls",
-    "masks",
-    "suppressed",
-    "and",
-    "is",
-    ",",
-    ";",
-    ".",
-    ":",
-    "(",
-    ")",
-    "-",
-    "--",
-    "kind",
-    "any",
-    "doubt",
-    "wonder",
-    "happy",
-    "sad",
-    "love",
-    "while",
-    "whereas",
-    "however",
-    "although",
-    "though",
-    "or",
-]
+SIGNS = """not no never neither nor nobody none nothing hardly can't don't cannot without unable
+lacks lacking absence free devoid far from anything but denies failing fails to lose stop ceased
+rather instead of than yet because since due as he only just merely simply help being been more
+contains his her hid disguising concealed controls masks suppressed and is , ; . : ( ) - -- kind
+any doubt wonder happy sad love while whereas however although though or""".split()  # noqa: SIM905
 
 
 @given(st.lists(st.sampled_from(SIGNS), max_size=14).map(" ".join))

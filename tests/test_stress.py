@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+from typing import get_args
 
-from affectgpt_r1.dialogue import parse_completion
+from affectgpt_r1.dialogue import Mode, parse_completion
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.rewards import RewardRule, reward
+from affectgpt_r1.rewards.length import LengthPenalty
 
 COUNT = 1_000_000 if os.environ.get("AFFECTGPT_R1_STRESS") else 10_000
 #: Pieces that the parsers look for, strewn among the noise.
@@ -68,15 +70,17 @@ def mutated(draw: random.Random) -> str:
 
 def test_no_completion_makes_a_reward_raise_or_leave_its_bounds() -> None:
     draw, lexicon = random.Random(2), Lexicon.load()
+    modes: tuple[tuple[Mode, float], ...] = (("answer", 0.0), ("think", 0.5))
     rules = [
-        (RewardRule(mode=mode, length_penalty=penalty, gate=gate, **terms), sum(terms.values()) + 2)
-        for mode, terms in (("answer", {}), ("think", {"alignment": 0.4, "dual": 0.6}))
-        for penalty in ("none", "p1", "p2", "p3")
+        RewardRule(mode=mode, alignment=w, dual=w, length_penalty=penalty, gate=gate)
+        for mode, w in modes
+        for penalty in get_args(LengthPenalty)
         for gate in (False, True)
     ]
     seen = set()
     for i in range(COUNT):
-        rule, most = rules[i % len(rules)]
+        rule = rules[i % len(rules)]
+        most = rule.format + rule.accuracy + rule.alignment + rule.dual
         labels = draw.sample(["happy", "sad", "tense", "qwertyuiop"], draw.randrange(4))
         found = reward(parse_completion(mutated(draw), rule.mode), labels, lexicon, rule)
         assert 0 <= found.total <= most + 1e-12
