@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: env demo test stress lint bench clean
+.PHONY: env demo test stress lint bench compat clean
 
 # Quick when nothing changed: the stamp is newer than what it was made from.
 env: $(VENV)/.complete
@@ -48,5 +48,10 @@ bench: env
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/demo_seeds.py
 
+# The examples inside the tools they are for, each in an environment of its own (gigabytes).
+#   make compat TOOLS="verl verifiers"
+compat:
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) )$(PYTHON) examples/compat/run.py $(TOOLS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .compat .mypy_cache .ruff_cache .pytest_cache

@@ -13,18 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from emotion_tasks import (
-    HEADLINES,
-    answer_row,
-    bench_figures,
-    bench_manifests,
-    figures,
-    labelled_clips,
-    question,
-    read_reply,
-    sample_score,
-    signature_of,
-)
 from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
 from inspect_ai.log import HeadlineMetric
@@ -56,6 +44,18 @@ from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.scoring import Metric as MetricName
 from affectgpt_r1.evaluation.scoring import Rule, rule_of
 from affectgpt_r1.evaluation.unibench import SETS
+from emotion_tasks import (
+    HEADLINES,
+    answer_row,
+    bench_figures,
+    bench_manifests,
+    figures,
+    labelled_clips,
+    question,
+    read_reply,
+    sample_score,
+    signature_of,
+)
 
 Media = Literal["all", "video", "audio", "none"]
 Name = TypeVar("Name")

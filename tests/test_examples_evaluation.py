@@ -15,18 +15,6 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
-from emotion_tasks import (
-    HEADLINES,
-    answer_row,
-    bench_figures,
-    bench_manifests,
-    figures,
-    labelled_clips,
-    question,
-    read_reply,
-    sample_score,
-    signature_of,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +27,18 @@ from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.scoring import Metric, Rule, keep, score_row
 from affectgpt_r1.evaluation.unibench import SETS, bench
+from emotion_tasks import (
+    HEADLINES,
+    answer_row,
+    bench_figures,
+    bench_manifests,
+    figures,
+    labelled_clips,
+    question,
+    read_reply,
+    sample_score,
+    signature_of,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples/lmms_eval"
 BUILTIN = Lexicon.load("builtin")

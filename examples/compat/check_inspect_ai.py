@@ -23,13 +23,13 @@ from inspect_ai.model import (
     StopReason,
     get_model,
 )
-from tiny_clips import LABELS, REPLIES, SET_LABELS, WORDS, write_clips, write_manifests
 
 from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f, score_pairs
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
+from tiny_clips import LABELS, REPLIES, SET_LABELS, WORDS, write_clips, write_manifests
 
 TASKS = Path(__file__).resolve().parents[1] / "inspect_emotion.py"
 LEXICON = Lexicon.load("builtin")

@@ -23,13 +23,13 @@ from lmms_eval.api.model import lmms
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
-from tiny_clips import LABELS, REPLIES, SET_LABELS, WORDS, write_clips, write_manifests
 
 from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f, score_pairs
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
+from tiny_clips import LABELS, REPLIES, SET_LABELS, WORDS, write_clips, write_manifests
 
 TASKS = Path(__file__).resolve().parents[1] / "lmms_eval"
 LEXICON = Lexicon.load("builtin")

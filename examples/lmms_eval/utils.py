@@ -19,6 +19,10 @@ from typing import Any
 if (_EXAMPLES := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(_EXAMPLES)
 
+from affectgpt_r1.dialogue import Mode
+from affectgpt_r1.emotion.labels import parse_labels
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.evaluation.scoring import Metric, Rule
 from emotion_tasks import (
     HEADLINES,
     answer_row,
@@ -27,11 +31,6 @@ from emotion_tasks import (
     read_reply,
     signature_of,
 )
-
-from affectgpt_r1.dialogue import Mode
-from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.evaluation.scoring import Metric, Rule
 
 Doc = Mapping[str, Any]
 Item = Mapping[str, Any]
