@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.model.profiles import nano_language_model, nano_tokenizer
 from affectgpt_r1.rewards import RewardRule
-from affectgpt_r1.rewards.adapters import EmotionReward, emotion_reward
+from affectgpt_r1.rewards.adapters import EmotionReward, PerceptionReward, emotion_reward
+from affectgpt_r1.rewards.perception import Group
 
 HAPPY, SAD = "<answer>happy</answer>", "<answer>sad</answer>"
 PROMPT = "How does she feel?"
@@ -132,3 +134,23 @@ def taught(model: Any, tokenizer: Any) -> Any:
 
 def batch_of(ids: list[int]) -> torch.Tensor:
     return torch.tensor([ids])
+
+
+def test_the_perception_reward_groups_by_clip() -> None:
+    asked: list[Any] = []
+
+    def judge(groups: Sequence[Group]) -> list[list[float | None]]:
+        asked.extend(groups)
+        return [[float("happy" in words) for words in answers] for _, answers in groups]
+
+    given = PerceptionReward(judge)
+    videos, said = ["a.mp4", "b.mp4", "a.mp4", "b.mp4"], [HAPPY, SAD, SAD, HAPPY]
+    assert given(said, video=videos, subtitle=["Oh.", "", "Oh.", ""]) == [1, 0, 0, 1]
+    assert [(clip.video, clip.subtitle, answers) for clip, answers in asked] == [
+        (Path("a.mp4"), "Oh.", [("happy",), ("sad",)]),
+        (Path("b.mp4"), "", [("sad",), ("happy",)]),
+    ]
+    with pytest.raises(InputError, match="'video' is not there"):
+        given(said, clip=videos)
+    with pytest.raises(InputError, match="PerceptionReward"):
+        EmotionReward(RewardRule(perception=0.2))

@@ -40,17 +40,15 @@ _QUOTED = re.compile(
 )
 _THAT = re.compile(
     r"\b(?:infer(?:red)?|deduced?|concluded?|speculated?|determined?|believed?|evident|clear)"
-    r"\s+that\b",
-    re.IGNORECASE,
+    r"\s+that\b"
 )
 _THEREFORE = re.compile(
-    r"\b(?:therefore|thus|hence|overall|in summary|in conclusion|consequently)\b", re.IGNORECASE
+    r"\b(?:therefore|thus|hence|overall|in summary|in conclusion|consequently)\b"
 )
 _FEELING = re.compile(
     r"\b(?:feel|feels|feeling|feelings|felt|sense|emotions?|emotional state|express|expresses|"
     r"expressing|expression of|conveys?|mood|attitude|state of|displays?|displaying|carry|"
-    r"carries)\b",
-    re.IGNORECASE,
+    r"carries)\b"
 )
 #: Words of a lexicon that prose uses otherwise far more often than for a feeling.
 _GRAMMAR = re.compile(
@@ -93,7 +91,7 @@ _SIGN = re.compile(
     | (?P<on> , )
     | (?P<idiom> (?<![\w'-])kind\s+of\b )
     """,
-    re.IGNORECASE | re.VERBOSE,
+    re.VERBOSE,
 )
 #: Tokens with which a sign may begin; others are not tried, which is most of the work.
 _SIGN_BEGINS = re.compile(
@@ -137,7 +135,7 @@ def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
     weights: dict[str, float] = {}
     first: dict[str, str] = {}
     for mention in find_mentions(text, lexicon):
-        base = lexicon.groups(mention.word)[0] or mention.word
+        base = lexicon.tables.bases[mention.word][0]
         weights[base] = weights.get(base, 0.0) + mention.weight
         if mention.weight:
             first.setdefault(base, mention.word)
@@ -148,12 +146,12 @@ def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
 
 def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
     """Every word of the lexicon in a text outside of quotes, longest match first, weighed."""
-    for sentence in _SENTENCE_END.split(_QUOTED.sub(" ", text.translate(_APOSTROPHES))):
+    for sentence in _SENTENCE_END.split(_QUOTED.sub(" ", text.translate(_APOSTROPHES).lower())):
         found = _words_of(sentence, lexicon)
         if not found:
             continue
-        stated = _THAT.search(sentence) if "that" in sentence.lower() else None
-        concludes = _THEREFORE.search(sentence) is not None
+        stated = _THAT.search(sentence) if "that" in sentence else None
+        concludes = not stated and _THEREFORE.search(sentence)
         felt = [
             part.span()
             for part in _CLAUSE.finditer(sentence)
@@ -172,8 +170,7 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
 
 def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     """Words of the lexicon in a sentence: the word, where it begins, whether it is denied."""
-    found = _TOKEN.findall(sentence)
-    tokens = [token.lower() for token in found]
+    tokens = _TOKEN.findall(sentence)
     phrases, known = lexicon.phrases, lexicon.rows
     entries = {}  # place of a token -> how many the entry has that begins there
     for at in [i for i, token in enumerate(tokens) if token in phrases]:
@@ -186,11 +183,11 @@ def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     signs: dict[int, re.Match[str]] = {}
     start = end = 0
     for at in range(max(entries) + 1):  # what stands behind the last word says nothing of it
-        start = sentence.index(found[at], start)
+        start = sentence.index(tokens[at], start)
         starts.append(start)
         if start >= end and _may_sign(tokens[at]) and (sign := _SIGN.match(sentence, start)):
             signs[at], end = sign, sign.end()
-        start += len(found[at])
+        start += len(tokens[at])
     words = []
     free = reach = 0  # the next token that is of no entry or sign yet; where a denial ends
     for at in sorted(entries.keys() | signs.keys()):

@@ -11,12 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from affectgpt_r1.dialogue import parse_completion
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.dialogue import Mode, parse_completion
 from affectgpt_r1.emotion.labels import read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import Answer
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.rewards.compose import RewardBreakdown, RewardRule, reward, term_means
+from affectgpt_r1.rewards.perception import Judge
 
 
 class EmotionReward:
@@ -44,6 +46,10 @@ class EmotionReward:
         args: Any = None,
     ) -> None:
         self.rule, self.column = rule or RewardRule(length_penalty="p3"), column
+        if self.rule.perception:
+            raise InputError(
+                "perception compares a clip's answers: use `PerceptionReward` beside this one"
+            )
         self.lexicon = Lexicon.load(lexicon, folder=folder)
         self.__name__ = name  # TRL logs a function by its name
 
@@ -58,13 +64,7 @@ class EmotionReward:
         Raises:
             InputError: the labels' column is not there, or of another length.
         """
-        labels = columns.get(self.column)
-        if labels is None or len(labels) != len(completions):
-            given = "is not there" if labels is None else f"has {len(labels)} rows"
-            raise InputError(
-                f"column {self.column!r} {given} for {len(completions)} completions: name the "
-                f"labels' column (here: {', '.join(sorted(columns)) or 'none'})"
-            )
+        labels = _column(columns, self.column, completions)
         found = [self.breakdown(*row) for row in zip(completions, labels, strict=True)]
         if tell := columns.get("log_metric"):
             for term, mean in term_means(found).items():
@@ -85,6 +85,51 @@ class EmotionReward:
         return reward(read, read_words(labels), self.lexicon, self.rule)
 
 
+class PerceptionReward:
+    """The perception reward in TRL's shape: which completions of a group fit their clip best.
+
+    A group is what shares its clip in one call, so a process must be given whole groups (TRL:
+    `per_device_train_batch_size` a multiple of `num_generations`).
+
+    Args:
+        judge: as `perception.PairwiseJudge`.
+        column: the data set's column with the clips' files; `subtitle` is read where it is there.
+        mode: of the completions.
+        name: under which it is logged.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        column: str = "video",
+        mode: Mode = "answer",
+        name: str = "perception",
+    ) -> None:
+        self.judge, self.column, self.mode = judge, column, mode
+        self.__name__ = name
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """One value a completion; None for all of a group that could not be judged.
+
+        Raises:
+            InputError: the clips' column is not there, or of another length.
+        """
+        videos = _column(columns, self.column, completions)
+        subtitles = columns.get("subtitle") or [""] * len(videos)
+        places: dict[Clip, list[int]] = {}
+        for i, (video, subtitle) in enumerate(zip(videos, subtitles, strict=True)):
+            clip = Clip(id=str(video), video=Path(video), subtitle=subtitle or "")
+            places.setdefault(clip, []).append(i)
+        words = [parse_completion(_text(c), self.mode).words for c in completions]
+        judged = self.judge([(clip, [words[i] for i in at]) for clip, at in places.items()])
+        values: list[float | None] = [None] * len(completions)
+        for at, found in zip(places.values(), judged, strict=True):
+            for i, value in zip(at, found, strict=True):
+                values[i] = value
+        return values
+
+
 def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:
     """`EmotionReward()` as a function, for command lines that take a dotted path."""
     return _default()(completions, **columns)
@@ -93,6 +138,18 @@ def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | N
 @cache
 def _default() -> EmotionReward:
     return EmotionReward()
+
+
+def _column(columns: dict[str, Any], name: str, completions: Sequence[Any]) -> Sequence[Any]:
+    """A column of as many rows as there are completions."""
+    rows = columns.get(name)
+    if rows is not None and len(rows) == len(completions):
+        return list(rows)
+    given = "is not there" if rows is None else f"has {len(rows)} rows"
+    raise InputError(
+        f"column {name!r} {given} for {len(completions)} completions: name another one "
+        f"(here: {', '.join(sorted(columns)) or 'none'})"
+    )
 
 
 def _text(completion: Any) -> str:
