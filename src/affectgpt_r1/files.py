@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from pathlib import Path
 
 from affectgpt_r1.errors import InputError
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits over a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(path: Path) -> None:

@@ -195,8 +195,8 @@ def predict(
             )
             for clip, found in part
         ]
-        batch = predictor.processor.batch(prompts, [found for _, found in part])
-        batch = {name: tensor.to(predictor.model.device) for name, tensor in batch.items()}
+        device = predictor.model.device
+        batch = predictor.processor.batch(prompts, [found for _, found in part], device)
         seeds = [[seed_of(seed, clip.id)] for clip, _ in part]
         groups = sample(predictor.model, predictor.processor, batch, seeds=seeds, settings=settings)
         for (clip, found), prompt, (drawn,) in zip(part, prompts, groups, strict=True):

@@ -154,13 +154,17 @@ class AffectGPTProcessor(ProcessorMixin):
         return ids
 
     def batch(
-        self, prompts: Sequence[TokenisedPrompt], features: Sequence[Features]
+        self,
+        prompts: Sequence[TokenisedPrompt],
+        features: Sequence[Features],
+        device: torch.device | str = "cpu",
     ) -> dict[str, Tensor]:
         """Pad prompts on the left to one length and stack the clips' features.
 
         Args:
             prompts: B prompts.
             features: B clips' features, all of one width and length.
+            device: where the batch is wanted.
 
         Returns:
             input_ids, attention_mask, modality (B, P), visual (B, t, D_v), audio (B, t, D_a).
@@ -172,13 +176,14 @@ class AffectGPTProcessor(ProcessorMixin):
             input_ids[row, -len(prompt.ids) :] = torch.tensor(prompt.ids)
             attention_mask[row, -len(prompt.ids) :] = 1
             modality[row, -len(prompt.ids) :] = torch.tensor(prompt.modality)
-        return {
+        batch = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "modality": modality,
             "visual": torch.stack([torch.from_numpy(f.visual) for f in features]),
             "audio": torch.stack([torch.from_numpy(f.audio) for f in features]),
         }
+        return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode sampled ids, special tokens left out."""

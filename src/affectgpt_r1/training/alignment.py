@@ -8,6 +8,8 @@ Beyond the paper, off by default; seconds of work. Only training clips are used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,17 +36,12 @@ def align_projectors(
         one by one.
     """
     table = model.get_input_embeddings().weight.double()
-    targets = torch.stack(
-        [
-            torch.stack(
-                [
-                    table[processor.word_ids(word)].mean(dim=0)
-                    for word in clip.labels or ("neutral",)
-                ]
-            ).mean(dim=0)
-            for clip, _ in examples.pairs
-        ]
-    )  # (N, H)
+
+    def embedded(words: Sequence[str]) -> Tensor:
+        return torch.stack([table[processor.word_ids(w)].mean(dim=0) for w in words]).mean(dim=0)
+
+    labels = [clip.labels or ("neutral",) for clip, _ in examples.pairs]
+    targets = torch.stack(list(map(embedded, labels)))  # (N, H)
     explained = {}
     for name, projector in (
         ("visual", model.fusion.visual_projector),

@@ -7,7 +7,6 @@ differs, is named and skipped, never resumed from. Which tensors go in is the tr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def seal(unfinished: Path, finished: Path) -> None:
     """
     hashes = {}
     for path in _files(unfinished):
-        hashes[path.relative_to(unfinished).as_posix()] = _sha256(path)
+        hashes[path.relative_to(unfinished).as_posix()] = sha256_of(path)
         _sync(path)
     manifest = unfinished / _MANIFEST
     manifest.write_text(json.dumps({"sha256": hashes}, indent=1), encoding="utf-8")
@@ -55,7 +55,7 @@ def fault(checkpoint: Path) -> str | None:
             path = checkpoint / name
             if not path.is_file():
                 return f"{name} is missing"
-            if _sha256(path) != digest:
+            if sha256_of(path) != digest:
                 return f"{name} differs from its hash"
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return "its manifest is missing or damaged: it was never finished"
@@ -101,11 +101,6 @@ def _checkpoints(run_folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -62,7 +62,7 @@ class ColdStartTrainer(RunTrainer):
             prompts.append(prompt)
             targets.append([target])
             features.append(clip_features)
-        batch = self._prepare_inputs(self.processor.batch(prompts, features))
+        batch = self.processor.batch(prompts, features, self.args.device)
         logprobs, present = completion_logprobs(model, batch, targets)
         loss = -logprobs.sum() / present.sum()
         self.check_finite("the loss", loss)

@@ -233,8 +233,8 @@ class GrpoTrainer(RunTrainer):
             )
             for clip, features in examples
         ]
-        batch = self.processor.batch(prompts, [features for _, features in examples])
-        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+        found = [features for _, features in examples]
+        return self.processor.batch(prompts, found, self.args.device)
 
     def _rollouts(self, examples: Sequence[tuple[Clip, Features]], attempt: int) -> list[Rollout]:
         if not examples:

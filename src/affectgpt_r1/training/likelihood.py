@@ -50,8 +50,7 @@ class LikelihoodJudge:
         if distinct:
             features, view = self.features[clip.id], self.model.config.view
             prompt = self.processor.ask(clip.subtitle, features, view=view)
-            batch = self.processor.batch([prompt], [features])
-            batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+            batch = self.processor.batch([prompt], [features], self.model.device)
             ids = [self.processor.target(target_text(words, None, "answer")) for words in distinct]
             logprobs, present = completion_logprobs(self.model, batch, [ids])  # (1, n, T)
             means = (logprobs.sum(-1) / present.sum(-1))[0].tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from affectgpt_r1.config import (
     RunSettings,
 )
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import sample_f
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.media import content_hash
@@ -89,9 +88,7 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
         PROFILES[recipe.profile],
         encoders,
         seed=recipe.run.seed,
-        lora_rank=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
-        lora_dropout=recipe.lora.dropout,
+        **{f"lora_{name}": value for name, value in recipe.lora.model_dump().items()},
     )
     examples = _examples(clips, EncoderSource.of(encoders), recipe.data, watch)
     del encoders  # what is trained reads features only
@@ -99,10 +96,8 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
         logger.info("projectors aligned; share of the labels' variance explained: %s", shares)
-    return _run(
-        recipe,
-        ColdStartTrainer(model, processor, examples, recipe=recipe, progress=watch.step),
-    )
+    trainer = ColdStartTrainer(model, processor, examples, recipe=recipe, progress=watch.step)
+    return _run(recipe, trainer)
 
 
 def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
@@ -117,25 +112,17 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     if _finished(recipe, recipe.run):
         return RunResult(Path(recipe.run.output) / "model", 0, None)
     RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
-    folder = Path(recipe.lexicon.folder) if recipe.lexicon.folder else None
-    lexicon = Lexicon.load(recipe.lexicon.name, folder=folder)
+    lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
     clips = _training_clips(recipe.data)
-    known = [
-        clip
-        for clip in clips
-        if sample_f(clip.labels or (), clip.labels or (), lexicon, recipe.rewards.level) > 0
-    ]
+    known = [clip for clip in clips if any(map(lexicon.counts, clip.labels or ()))]
     if not known:
         raise InputError(
             f"{recipe.data.train}: no label is in the lexicon {recipe.lexicon.name!r}: "
             "choose another lexicon"
         )
-    if len(known) < len(clips):
-        logger.warning(
-            "%d of %d clips left out: no label of theirs is in the lexicon",
-            len(clips) - len(known),
-            len(clips),
-        )
+    if dropped := len(clips) - len(known):
+        told = "%d of %d clips left out: no label of theirs is in the lexicon"
+        logger.warning(told, dropped, len(clips))
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
     if recipe.beta and predictor.model.config.lora_rank == 0:
         raise InputError(
@@ -144,19 +131,16 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
         )
     examples = _examples(known, predictor.encoders, recipe.data, watch)
     judge = _judge(recipe.judge, known, lexicon, recipe.data, watch) if recipe.judge else None
-    result = _run(
-        recipe,
-        GrpoTrainer(
-            predictor.model,
-            predictor.processor,
-            examples,
-            recipe=recipe,
-            lexicon=lexicon,
-            progress=watch.step,
-            judge=judge,
-        ),
+    trainer = GrpoTrainer(
+        predictor.model,
+        predictor.processor,
+        examples,
+        recipe=recipe,
+        lexicon=lexicon,
+        progress=watch.step,
+        judge=judge,
     )
-    return RunResult(result.model, result.steps, result.resumed_from, len(clips) - len(known))
+    return replace(_run(recipe, trainer), dropped=dropped)
 
 
 def _judge(
@@ -172,14 +156,8 @@ def _judge(
         features = perceive_clips(clips, predictor.encoders, cache, watch.encoding)
         by_id = {clip.id: found for clip, found in zip(clips, features, strict=True)}
         return LikelihoodJudge(predictor, by_id, lexicon, settings.by)
-    server = Server(
-        settings.url,
-        settings.model,
-        concurrency=settings.concurrency,
-        retries=settings.retries,
-        timeout_s=settings.timeout_s,
-        budget_s=settings.budget_s,
-    )
+    told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
+    server = Server(**settings.model_dump(include=told))
     folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
     parts = partial(message_parts, take=settings.take)
     return PairwiseJudge(server, parts, content_hash, lexicon, folder, settings.by)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import OptimizerSettings, RunSettings
@@ -104,9 +104,7 @@ class RunTrainer(Trainer):
             optimizers=(adamw(model, optimizer), None),
             callbacks=[_Progress(progress, self.run_folder)],
         )
-        for callback in list(self.callback_handler.callbacks):
-            if type(callback).__name__ == "PrinterCallback":
-                self.remove_callback(callback)
+        self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False
 
     def record(self, metrics: Mapping[str, float]) -> None:
