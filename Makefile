@@ -31,7 +31,7 @@ test: env
 
 # The long checks at their full counts; `make test` takes samples of them.
 stress: env
-	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py
+	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py tests/test_perception_reward.py
 
 lint: env
 	$(BIN)/ruff check .
@@ -42,6 +42,7 @@ lint: env
 bench: env
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/agreement.py
+	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/grpo_step.py --setting short
 	$(BIN)/python benchmarks/grpo_step.py --setting long

@@ -152,6 +152,101 @@ def test_alignment_and_dual_are_those_worked_out_by_hand(
         )
 
 
+SAID = "<answer>{}</answer>".format
+THOUGHT = "<think>We can infer that she is happy and sad.</think>"
+LOG = math.log
+#: Happy, sad and angry share no class on any wheel: F is 2 x common / (said + true) on each.
+#: Weights: accuracy 1, format 0.2, perception 0.5; with thinking alignment 0.4, dual 0.6.
+BY_HAND: list[tuple[str, str, list[str], dict[str, Any], float | None, list[float | None], float]]
+BY_HAND = [
+    # mode, completion, labels, rule, perception -> format, accuracy, factor, alignment, dual,
+    # factor on dual; total
+    ("answer", SAID("happy"), ["happy"], {}, None, [1, 1, 1, None, None, 1], 1.2),
+    ("answer", SAID("happy, sad"), ["happy"], {}, None, [1, 2 / 3, 1, None, None, 1], 0.2 + 2 / 3),
+    *(
+        ("answer", SAID("happy, sad"), ["happy"], {"length_penalty": penalty}, None,
+         [1, 2 / 3, factor, None, None, 1], 0.2 + 2 / 3 * factor)
+        for penalty, factor in (("p1", 1 / 2), ("p2", 1 / 2), ("p3", LOG(2) / LOG(3)))
+    ),
+    *(
+        ("answer", SAID("happy, sad, angry"), ["happy", "sad"], {"length_penalty": penalty}, 1.0,
+         [1, 0.8, factor, None, None, 1], 0.2 + 0.8 * factor + 0.5)
+        for penalty, factor in (("p1", 1 / 2), ("p2", 2 / 3), ("p3", LOG(2) / LOG(3)))
+    ),
+    *(
+        ("answer", SAID("happy"), ["happy", "sad"], {"length_penalty": penalty}, 0.0,
+         [1, 2 / 3, 1, None, None, 1], 0.2 + 2 / 3)
+        for penalty in ("p1", "p2", "p3")
+    ),
+    ("answer", "happy", ["happy"], {}, None, [0, 0, 1, None, None, 1], 0.0),
+    ("answer", "So: " + SAID("happy"), ["happy"], {}, None, [0, 1, 1, None, None, 1], 1.0),
+    ("answer", "So: " + SAID("happy"), ["happy"], {"gate": True}, 1.0,
+     [0, 1, 1, None, None, 1], 0.0),
+    ("answer", THOUGHT + SAID("sad"), ["sad"], {}, None, [0, 1, 1, None, None, 1], 1.0),
+    ("answer", SAID("happy"), ["qwertyuiop"], {}, 1.0, [1, None, 1, None, None, 1], 0.7),
+    ("think", THOUGHT + SAID("happy"), ["happy"], {"length_penalty": "p2"}, None,
+     [1, 1, 1, 1 / 2, 2 / 3, 1 / 2], 0.2 + 1 + 0.4 / 2 + 0.6 * 2 / 3 / 2),
+    ("think", THOUGHT + SAID("happy"), ["happy"], {"alignment_by": "f"}, None,
+     [1, 1, 1, 2 / 3, 2 / 3, 1], 0.2 + 1 + 0.4 * 2 / 3 + 0.6 * 2 / 3),
+    ("think", THOUGHT + SAID("angry, sad"), ["angry"],
+     {"length_penalty": "p1", "penalised": ("dual",)}, None,
+     [1, 2 / 3, 1, 1 / 3, 0, 1 / 2], 0.2 + 2 / 3 + 0.4 / 3),
+    ("think", SAID("happy"), ["happy"], {}, 1.0, [0, 1, 1, 0, 0, 1], 1.5),
+    ("think", THOUGHT + SAID("happy"), ["qwertyuiop"], {"length_penalty": "p1"}, None,
+     [1, None, 1, 1 / 2, None, 1 / 2], 0.2 + 0.4 / 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "text", "labels", "changes", "judged", "terms", "total"), BY_HAND)
+def test_every_term_penalty_and_mode_is_as_worked_out_by_hand(
+    mode: Any,
+    text: str,
+    labels: list[str],
+    changes: dict[str, Any],
+    judged: float | None,
+    terms: list[float | None],
+    total: float,
+) -> None:
+    weights: dict[str, Any] = {"alignment": 0.4, "dual": 0.6} if mode == "think" else {}
+    rule = RewardRule(mode=mode, format=0.2, perception=0.5, **weights, **changes)
+    found = reward(parse_completion(text, mode), labels, Lexicon.load(), rule, judged)
+    assert [
+        found.format,
+        found.accuracy,
+        found.penalty,
+        found.alignment,
+        found.dual,
+        found.dual_penalty,
+    ] == [value if value is None else pytest.approx(value) for value in terms]
+    assert found.perception == judged
+    assert found.total == pytest.approx(total)
+
+
+replies = st.lists(
+    st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "happy", "sad", ", ", "not "]),
+    max_size=12,
+).map("".join)
+
+
+@given(replies, st.sampled_from(["none", "p1", "p2", "p3"]), st.booleans(), st.none() | st.just(1))
+def test_the_breakdown_sums_to_the_total(
+    text: str, penalty: Any, gate: bool, judged: float | None
+) -> None:
+    rule = RewardRule(
+        0.9, 0.2, penalty, alignment=0.4, dual=0.6, perception=0.5, gate=gate, mode="think"
+    )
+    for labels in (["happy", "angry"], ["qwertyuiop"]):
+        found = reward(parse_completion(text, "think"), labels, Lexicon.load(), rule, judged)
+        total = (
+            0.2 * found.format
+            + 0.9 * (found.accuracy or 0.0) * found.penalty
+            + 0.4 * (found.alignment or 0.0)
+            + 0.6 * (found.dual or 0.0) * found.dual_penalty
+            + 0.5 * (found.perception or 0.0)
+        )
+        assert found.total == pytest.approx(0.0 if gate and not found.format else total)
+
+
 def test_the_penalty_is_on_the_terms_that_are_named() -> None:
     lexicon = Lexicon.load("builtin")
     completion = parse_completion(
