@@ -6,6 +6,7 @@ saying nothing. What a model learns from it says nothing of real voices.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,7 @@ def syllable_count(text: str) -> int:
     >>> syllable_count("Oh, wonderful.")
     4
     """
-    groups, inside = 0, False
-    for character in text.lower():
-        vowel = character in "aeiouy"
-        groups += vowel and not inside
-        inside = vowel
-    return max(groups, 2)
+    return max(len(re.findall("[aeiouy]+", text.lower())), 2)
 
 
 def synthesise(
@@ -129,16 +125,14 @@ def _voiced(
     """Harmonics weighted by spectral tilt and resonances; a rough voice is less tilted."""
     sound = np.zeros_like(phase)
     tilt = 1.35 - 0.6 * roughness
-    widths = (90.0, 120.0, 180.0)
+    widths = np.array([[90.0], [120.0], [180.0]])
     # Amplitudes move slowly: every 80th sample is enough.
     coarse = slice(None, None, 80)
     grid, all_samples = np.arange(len(phase))[coarse], np.arange(len(phase))
     for harmonic in range(1, _HARMONICS + 1):
         frequency = harmonic * pitch_hz[coarse]
-        gain = sum(
-            1 / (1 + ((frequency - resonance[coarse]) / width) ** 2)
-            for resonance, width in zip(resonances, widths, strict=True)
-        )
+        peaks = 1 / (1 + ((frequency - resonances[:, coarse]) / widths) ** 2)  # (3, n / 80)
+        gain = peaks.sum(axis=0)
         gain = np.where(frequency < RATE_HZ / 2, gain + 0.04, 0) / harmonic**tilt
         sound += np.interp(all_samples, grid, gain) * np.sin(harmonic * phase)
     return sound
