@@ -217,8 +217,8 @@ def _render_all(
     missing: list[_Rendering], total: int, workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_render, *rendering) for rendering in missing]
         try:
+            futures = [pool.submit(_render, *rendering) for rendering in missing]
             for done, future in enumerate(as_completed(futures), total - len(missing) + 1):
                 future.result()
                 if progress:
