@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.datasets.demo_face import EXPRESSIONS, draw_face, draw_head, identity
+from affectgpt_r1.datasets.demo_face import EXPRESSIONS, Person
 from affectgpt_r1.errors import MediaError, MissingFileError
 from affectgpt_r1.media import MediaFlag, content_hash, read_media
 from affectgpt_r1.media.audio import cut_windows, read_waveform
@@ -253,8 +253,8 @@ def test_wrong_face_files_are_refused_and_never_unpickled(tmp_path: Path, kind: 
 def test_a_drawn_face_is_found_in_every_expression(expression: str) -> None:
     frames = []
     for seed in range(4):
-        who = identity(np.random.default_rng(seed))
-        frames.append(draw_face(who, EXPRESSIONS[expression], draw_head(who, 192)))
+        person = Person(np.random.default_rng(seed), 192)
+        frames.append(person.draw(EXPRESSIONS[expression]))
     crops, flags = crop_faces(np.stack(frames))
     assert MediaFlag.NO_FACE not in flags
     assert crops.shape == (4, 224, 224, 3)

@@ -13,9 +13,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.resources import files
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -25,18 +26,13 @@ import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from affectgpt_r1.clips import Clip, write_manifest
-from affectgpt_r1.datasets.demo_face import (
-    EXPRESSIONS,
-    NEUTRAL,
-    between,
-    draw_face,
-    draw_head,
-    identity,
-)
+from affectgpt_r1.datasets.demo_face import EXPRESSIONS, NEUTRAL, Person, between
 from affectgpt_r1.datasets.demo_voice import RATE_HZ, TONES, syllable_count, synthesise
 from affectgpt_r1.errors import InputError
+from affectgpt_r1.files import write_whole
 
 SIZE, FRAMES_PER_S = 192, 10
 #: x264's assembly for macroblock trees does not give one result every time; this makes it.
@@ -97,31 +93,15 @@ class DemoSet:
     test: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One clip to render: picklable."""
-
-    path: Path
-    text: str
-    take: Take
-    seed: tuple[int, ...]
+#: What `_render` takes: where the clip goes, its words, how they are said, its seed.
+_Rendering = tuple[Path, str, Take, tuple[int, ...]]
 
 
 def demo_lines() -> tuple[DemoLine, ...]:
     """The package's lines, in order."""
     text = (files("affectgpt_r1.datasets") / "demo_lines.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(row) for row in text.splitlines()]
-    return tuple(
-        DemoLine(
-            row["id"],
-            row["text"],
-            tuple(
-                Take(take["face"], take["voice"], take["kind"], tuple(take["labels"]))
-                for take in row["takes"]
-            ),
-        )
-        for row in rows
-    )
+    line = TypeAdapter(DemoLine)
+    return tuple(line.validate_json(row) for row in text.splitlines())
 
 
 _FACES = {
@@ -191,25 +171,27 @@ def write_demo(
     digest = hashlib.sha256(json.dumps([asdict(line) for line in chosen]).encode()).hexdigest()
     _claim(folder, {"renderings": renderings, "seed": seed, "size": SIZE, "lines": digest[:16]})
     clips: dict[Split, list[Clip]] = {"cold-start": [], "grpo": [], "test": []}
-    jobs: list[_Job] = []
+    missing: list[_Rendering] = []
     for line in chosen:
-        for number, take in enumerate(line.takes):
-            for rendering in range(1 if line.split == "test" else renderings):
-                name = f"{line.id}-{number}-{rendering}"
-                path = folder / "clips" / f"{name}.mp4"
-                key = int(hashlib.sha256(line.id.encode()).hexdigest()[:8], 16)
-                jobs.append(_Job(path, line.text, take, (seed, key, number, rendering)))
-                clips[line.split].append(
-                    Clip(
-                        id=name,
-                        video=path,
-                        subtitle=line.text,
-                        labels=take.labels,
-                        description=describe(take),
-                        group=line.id,
-                    )
+        key = int(hashlib.sha256(line.id.encode()).hexdigest()[:8], 16)
+        repeats = range(1 if line.split == "test" else renderings)
+        for (number, take), rendering in product(enumerate(line.takes), repeats):
+            name = f"{line.id}-{number}-{rendering}"
+            path = folder / "clips" / f"{name}.mp4"
+            if not path.is_file():
+                missing.append((path, line.text, take, (seed, key, number, rendering)))
+            clips[line.split].append(
+                Clip(
+                    id=name,
+                    video=path,
+                    subtitle=line.text,
+                    labels=take.labels,
+                    description=describe(take),
+                    group=line.id,
                 )
-    _render_all(jobs, workers, progress)
+            )
+    if missing:
+        _render_all(missing, sum(map(len, clips.values())), workers, progress)
     for split, members in clips.items():
         write_manifest(folder / f"{split}.jsonl", members)
     return DemoSet(*(folder / f"{split}.jsonl" for split in clips))
@@ -228,39 +210,33 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
             )
         return
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(settings), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(settings))
 
 
 def _render_all(
-    jobs: list[_Job], workers: int, progress: Callable[[int, int], None] | None
+    missing: list[_Rendering], total: int, workers: int, progress: Callable[[int, int], None] | None
 ) -> None:
-    missing = [job for job in jobs if not job.path.is_file()]
-    done = len(jobs) - len(missing)
-    if not missing:
-        return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            for future in as_completed([pool.submit(_render, job) for job in missing]):
+            futures = [pool.submit(_render, *rendering) for rendering in missing]
+            for done, future in enumerate(as_completed(futures), total - len(missing) + 1):
                 future.result()
-                done += 1
                 if progress:
-                    progress(done, len(jobs))
+                    progress(done, total)
         finally:  # after an interrupt, clips not begun are not worth waiting for
             pool.shutdown(cancel_futures=True)
 
 
-def _render(job: _Job) -> None:
+def _render(path: Path, text: str, take: Take, seed: tuple[int, ...]) -> None:
     """Render one clip beside its place, then rename it."""
     cv2.setNumThreads(1)  # this process is one of several
-    rng = np.random.default_rng(job.seed)
-    sound = synthesise(TONES[job.take.voice], syllable_count(job.text), rng)
-    frames = _performance(job.take, sound, rng)
-    unfinished = job.path.with_suffix(".part")
+    rng = np.random.default_rng(seed)
+    sound = synthesise(TONES[take.voice], syllable_count(text), rng)
+    frames = _performance(take, sound, rng)
+    unfinished = path.with_suffix(".part")
     try:
         write_mp4(unfinished, frames, sound)
-        unfinished.replace(job.path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -269,8 +245,7 @@ def _performance(
     take: Take, sound: NDArray[np.float32], rng: np.random.Generator
 ) -> list[NDArray[np.uint8]]:
     """The frames of a take: from neutral to the expression, speaking, blinking, moving a little."""
-    who = identity(rng)
-    head = draw_head(who, SIZE)
+    person = Person(rng, SIZE)
     apex = between(NEUTRAL, EXPRESSIONS[take.face], float(rng.uniform(0.75, 1.1)))
     count = max(int(len(sound) / RATE_HZ * FRAMES_PER_S), 2)
     blink_at = int(rng.integers(2, max(count, 3)))
@@ -282,24 +257,13 @@ def _performance(
     for i in range(count):
         onset = min((i / FRAMES_PER_S + 0.15) / 0.5, 1.0)
         face = between(NEUTRAL, apex, onset)
-        speaking = 0.28 * float(loud[i])
+        opening = min(face.mouth_opening + 0.28 * float(loud[i]), 1.1)
         lids = 0.05 if i == blink_at else face.lid_opening
-        face = type(face)(
-            face.brow_height,
-            face.brow_inner,
-            lids,
-            face.mouth_corner,
-            min(face.mouth_opening + speaking, 1.1),
-            face.mouth_width,
-            face.nose_wrinkle,
-            face.asymmetry,
-        )
-        moved = 0.012 * SIZE * np.sin(drift + 2 * np.pi * np.array([0.31, 0.43]) * i / FRAMES_PER_S)
-        shift = np.array([[1, 0, moved[0]], [0, 1, moved[1]]], dtype=np.float64)
-        picture = cv2.warpAffine(
-            draw_face(who, face, head), shift, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE
-        )
-        frames.append(np.asarray(picture, dtype=np.uint8))
+        picture = person.draw(replace(face, lid_opening=lids, mouth_opening=opening))
+        x, y = 0.012 * SIZE * np.sin(drift + 2 * np.pi * np.array([0.31, 0.43]) * i / FRAMES_PER_S)
+        shift = np.array([[1, 0, x], [0, 1, y]], dtype=np.float64)
+        moved = cv2.warpAffine(picture, shift, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+        frames.append(np.asarray(moved, dtype=np.uint8))
     return frames
 
 

@@ -6,6 +6,7 @@ saying nothing. What a model learns from it says nothing of real voices.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,7 @@ def syllable_count(text: str) -> int:
     >>> syllable_count("Oh, wonderful.")
     4
     """
-    groups, inside = 0, False
-    for character in text.lower():
-        vowel = character in "aeiouy"
-        groups += vowel and not inside
-        inside = vowel
-    return max(groups, 2)
+    return max(len(re.findall("[aeiouy]+", text.lower())), 2)
 
 
 def synthesise(
@@ -100,8 +96,10 @@ def synthesise(
     pitch += (0.12 + 1.1 * tone.roughness) * irregular
     pitch_hz = base_hz * 2 ** (pitch / 12)
     phase = 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ
+    vowels = _VOWELS[rng.integers(len(_VOWELS), size=syllables + 1)] * tract  # (S + 1, 3)
+    resonances = np.stack([np.interp(place, np.arange(syllables + 1), hz) for hz in vowels.T])
 
-    sound = _voiced(phase, pitch_hz, _resonances(place, syllables, tract, rng), tone.roughness)
+    sound = _voiced(phase, pitch_hz, resonances, tone.roughness)
     sound *= 1 + 0.7 * tone.roughness * np.sign(np.sin(phase / 2))
     noise = np.convolve(rng.normal(0, 1, samples), [0.5, -0.4, 0.1], mode="same")
     sound = sound / (np.abs(sound).max() + 1e-9) + tone.breath * noise
@@ -112,33 +110,23 @@ def synthesise(
     return np.asarray(heard, dtype=np.float32)
 
 
-def _resonances(
-    place: NDArray[np.float64], syllables: int, tract: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    vowels = _VOWELS[rng.integers(len(_VOWELS), size=syllables + 1)] * tract  # (S + 1, 3)
-    columns = [np.interp(place, np.arange(syllables + 1), vowels[:, i]) for i in range(3)]
-    return np.stack(columns)  # (3, n)
-
-
 def _voiced(
     phase: NDArray[np.float64],
     pitch_hz: NDArray[np.float64],
     resonances: NDArray[np.float64],
     roughness: float,
 ) -> NDArray[np.float64]:
-    """Harmonics weighted by spectral tilt and resonances; a rough voice is less tilted."""
+    """Harmonics weighted by spectral tilt and resonances (3, n); a rough voice is less tilted."""
     sound = np.zeros_like(phase)
     tilt = 1.35 - 0.6 * roughness
-    widths = (90.0, 120.0, 180.0)
+    widths = np.array([[90.0], [120.0], [180.0]])
     # Amplitudes move slowly: every 80th sample is enough.
     coarse = slice(None, None, 80)
     grid, all_samples = np.arange(len(phase))[coarse], np.arange(len(phase))
     for harmonic in range(1, _HARMONICS + 1):
         frequency = harmonic * pitch_hz[coarse]
-        gain = sum(
-            1 / (1 + ((frequency - resonance[coarse]) / width) ** 2)
-            for resonance, width in zip(resonances, widths, strict=True)
-        )
+        peaks = 1 / (1 + ((frequency - resonances[:, coarse]) / widths) ** 2)  # (3, n / 80)
+        gain = peaks.sum(axis=0)
         gain = np.where(frequency < RATE_HZ / 2, gain + 0.04, 0) / harmonic**tilt
         sound += np.interp(all_samples, grid, gain) * np.sin(harmonic * phase)
     return sound

@@ -6,10 +6,10 @@ recognises who it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -31,12 +31,8 @@ _SEARCH_SIDE = 480  # frames are searched at most this large
 Box = tuple[int, int, int, int]
 
 
-class FaceDetector(Protocol):
-    """Finds faces in a picture."""
-
-    def __call__(self, picture: NDArray[np.uint8]) -> Sequence[Box]:
-        """Boxes of the faces in an RGB picture (H, W, 3), in its pixels."""
-        ...
+#: Finds the boxes of faces in an RGB picture (H, W, 3), in its pixels.
+FaceDetector = Callable[[NDArray[np.uint8]], Sequence[Box]]
 
 
 def detect_with_cascade(picture: NDArray[np.uint8]) -> list[Box]:
@@ -71,16 +67,16 @@ def crop_faces(
     Returns:
         (t, 224, 224, 3) RGB, squashed, bilinear; flags.
     """
+    if not len(frames):
+        return np.zeros((0, CROP, CROP, 3), dtype=np.uint8), frozenset()
     boxes = follow([list(detector(frame)) for frame in frames])
-    found = [place for place, box in enumerate(boxes) if box is not None]
+    found = {place: box for place, box in enumerate(boxes) if box is not None}
     if not found:
         return np.stack([squash(frame) for frame in frames]), frozenset({MediaFlag.NO_FACE})
-    crops = []
-    for place, frame in enumerate(frames):
-        nearest = min(found, key=lambda other: abs(other - place))
-        box = boxes[nearest]
-        assert box is not None
-        crops.append(squash(_cut(frame, box)))
+    nearest = [min(found, key=lambda other: abs(other - place)) for place in range(len(frames))]
+    crops = [
+        squash(_cut(frame, found[place])) for frame, place in zip(frames, nearest, strict=True)
+    ]
     partial = {MediaFlag.PARTIAL_FACE} if len(found) < len(frames) else set()
     return np.stack(crops), frozenset(partial)
 

@@ -8,7 +8,7 @@ container gives no time stamps, everything is decoded instead; both ways yield t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -25,12 +25,8 @@ from affectgpt_r1.media.values import MediaFlag
 _RATE_TOLERANCE = 0.25  # of a frame's median duration, beyond which a rate counts as variable
 
 
-@dataclass(frozen=True, slots=True)
-class _Timeline:
-    """Time stamps of all frames, in order of display, and those of the key frames."""
-
-    stamps: tuple[int, ...]
-    keys: frozenset[int]
+#: The time stamp of each frame, in order of display, and whether it is a key frame's.
+Timeline = dict[int, bool]
 
 
 def sampled_indices(available: int, count: int) -> list[int]:
@@ -66,20 +62,15 @@ def read_frames(
         if not container.streams.video:
             return np.zeros((0, 0, 0, 3), dtype=np.uint8), 0.0, frozenset()
         stream = _prepared(container)
-        base = stream.time_base
-        timeline = _timeline(container, stream) if seek else None
-    frames: dict[int, VideoFrame] = {}
-    total = 0
-    if timeline is not None:
-        total = len(timeline.stamps)
-        wanted = sampled_indices(total, count)
-        frames = _by_seeking(path, timeline, sorted(set(wanted)))
-        if _is_variable(timeline.stamps):
-            flags.add(MediaFlag.VARIABLE_RATE)
-    if timeline is None or len(frames) < len(set(wanted)):
+        base = stream.time_base or 0
+        timeline = _timeline(container, stream) if seek else {}
+    total = len(timeline)
+    wanted = sampled_indices(total, count)
+    frames = _by_seeking(path, timeline, sorted(set(wanted))) if timeline else {}
+    if not timeline or len(frames) < len(set(wanted)):
         # No time stamps, or some do not decode: count what does, then take from that.
         decodable = sum(1 for _ in _decoded(path))
-        if timeline is not None and decodable < total:
+        if decodable < total:
             flags.add(MediaFlag.TRUNCATED)
         if decodable == 0:
             raise MediaError(
@@ -89,12 +80,16 @@ def read_frames(
         frames = {i: f for i, f in enumerate(_decoded(path)) if i in set(wanted)}
     if total == 1:
         flags.add(MediaFlag.SINGLE_FRAME)
-    pictures = {index: _upright(frame, flags) for index, frame in frames.items()}
     duration_s = 0.0
-    if timeline is not None and base is not None:
-        stamps = timeline.stamps
-        step = float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0
+    if timeline:
+        stamps = list(timeline)
+        steps = np.diff(stamps)
+        step = float(np.median(steps)) if len(steps) else 0.0
         duration_s = float((stamps[-1] - stamps[0] + step) * base)
+        # The last frame's stamp is often off; one odd step among many is no variable rate.
+        if np.sum(np.abs(steps - step) > _RATE_TOLERANCE * step) > 1:
+            flags.add(MediaFlag.VARIABLE_RATE)
+    pictures = {index: _upright(frame, flags) for index, frame in frames.items()}
     return np.stack([pictures[index] for index in wanted]), duration_s, frozenset(flags)
 
 
@@ -104,71 +99,50 @@ def _prepared(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _timeline(container: InputContainer, stream: VideoStream) -> _Timeline | None:
-    """Stamps of all frames, from packets alone; None where they are not to be had."""
-    stamps: list[int] = []
-    keys: set[int] = set()
+def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
+    """All frames' stamps, from packets alone; empty where they are not to be had."""
     try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.pts is None:
-                return None
-            stamps.append(packet.pts)
-            if packet.is_keyframe:
-                keys.add(packet.pts)
+        marks = [
+            (packet.pts, packet.is_keyframe)
+            for packet in container.demux(stream)
+            if packet.size and not packet.is_discard
+        ]
     except av.error.FFmpegError:
-        return None
-    if not stamps or len(set(stamps)) < len(stamps):
-        return None
-    return _Timeline(tuple(sorted(stamps)), frozenset(keys))
+        return {}
+    timeline = dict(sorted((stamp, key) for stamp, key in marks if stamp is not None))
+    return timeline if len(timeline) == len(marks) else {}
 
 
-def _by_seeking(path: Path, timeline: _Timeline, wanted: Sequence[int]) -> dict[int, VideoFrame]:
+def _by_seeking(path: Path, timeline: Timeline, wanted: Sequence[int]) -> dict[int, VideoFrame]:
     """Decode the wanted frames, jumping over what lies between where a key frame allows."""
-    index_of = {stamp: index for index, stamp in enumerate(timeline.stamps)}
-    keys = sorted(timeline.keys)
+    stamps = list(timeline)
+    keys = [stamp for stamp, is_key in timeline.items() if is_key]
     found: dict[int, VideoFrame] = {}
     with opened(path) as container:
         stream = _prepared(container)
         decoder: Iterator[VideoFrame] = iter(())
-        position = -1  # index of the last frame that came out of the decoder
+        last: int | None = None  # stamp of the last frame that came out of the decoder
         for index in wanted:
-            target = timeline.stamps[index]
-            key = max((k for k in keys if k <= target), default=None)
-            if position < 0 or (key is not None and index_of[key] > position):
+            target = stamps[index]
+            if last is None or any(last < key <= target for key in keys):
                 container.seek(target, stream=stream, backward=True)
                 decoder = container.decode(stream)
-            try:
+            with suppress(av.error.FFmpegError):
                 for frame in decoder:
-                    position = index_of.get(frame.pts if frame.pts is not None else -1, position)
+                    last = last if frame.pts is None else frame.pts
                     if frame.pts == target:
                         found[index] = frame
+                    if last is not None and last >= target:
                         break
-                    if frame.pts is not None and frame.pts > target:
-                        return found  # the wanted one did not decode
-            except av.error.FFmpegError:
-                return found
+            if index not in found:
+                break  # it does not decode
     return found
 
 
 def _decoded(path: Path) -> Iterator[VideoFrame]:
     """All frames that decode, in order; damage ends them."""
-    with opened(path) as container:
-        stream = _prepared(container)
-        try:
-            yield from container.decode(stream)
-        except av.error.FFmpegError:
-            return
-
-
-def _is_variable(stamps: Sequence[int]) -> bool:
-    steps = np.diff(stamps)
-    if len(steps) < 2:
-        return False
-    median = float(np.median(steps))
-    # The last frame's stamp is often off; one odd step among many is no variable rate.
-    return int((np.abs(steps - median) > _RATE_TOLERANCE * median).sum()) > 1
+    with opened(path) as container, suppress(av.error.FFmpegError):
+        yield from container.decode(_prepared(container))
 
 
 def _upright(frame: VideoFrame, flags: set[MediaFlag]) -> NDArray[np.uint8]:

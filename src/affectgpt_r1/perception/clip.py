@@ -6,86 +6,43 @@ squashed to the model's square, never cropped (MODEL.md, "Encoders"). The text t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import (
-    AutoImageProcessor,
-    CLIPModel,
-    PreTrainedModel,
-    SiglipModel,
-)
+from transformers import AutoImageProcessor, CLIPModel, PreTrainedModel, SiglipModel
 from transformers.image_utils import PILImageResampling
 
-from affectgpt_r1.perception.pretrained import load_encoder, reported, weights_revision
-
-_KINDS = ("clip", "siglip", "dinov2")
+from affectgpt_r1.perception.pretrained import PretrainedEncoder
 
 
-class ClipImageEncoder:
-    """A frozen image encoder; make it with `load`.
+class ClipImageEncoder(PretrainedEncoder):
+    """A frozen image encoder: CLIP, SigLIP or DINOv2, with the processor of its pictures."""
 
-    Args:
-        model: CLIP, SigLIP or DINOv2, on the CPU.
-        processor: gives size, mean and std of the pictures.
-        device: where the model runs.
-    """
+    kinds = ("clip", "siglip", "dinov2")
 
     def __init__(self, model: PreTrainedModel, processor: Any, device: str = "cpu") -> None:
         if isinstance(model, CLIPModel | SiglipModel):
             del model.text_model
+        super().__init__(model, processor, device)
         square = processor.crop_size if processor.do_center_crop else processor.size
         self._side = square.height or square.shortest_edge
-        self._processor = processor
-        self._model = model
-        self.name = str(model.config.model_type)
-        self.settings: Mapping[str, str | int | float | bool] = {
-            "version": 1,
-            "revision": weights_revision(model),
-            "dtype": str(model.dtype),
+        self.settings = {
+            **self.settings,
             "side": self._side,
             "mean": str(list(processor.image_mean)),
             "std": str(list(processor.image_std)),
         }
-        torch.nn.Module.to(model, torch.device(device))
         black = np.zeros((1, self._side, self._side, 3), dtype=np.uint8)
         self.width = int(self.encode(black).shape[1])
 
     @classmethod
-    def load(
-        cls,
-        name_or_path: str,
-        *,
-        local_files_only: bool,
-        profile: str = "full",
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-    ) -> ClipImageEncoder:
-        """Load an encoder by hub name or folder.
-
-        Args:
-            name_or_path: `openai/clip-vit-large-patch14`, or another.
-            local_files_only: never ask the network.
-            profile: named in the error.
-            dtype: of the weights; part of the settings.
-            device: where the model runs.
-
-        Raises:
-            MissingFileError: it is not on this machine; the message names the command.
-            ModelFolderError: it is damaged, incomplete or of another kind.
-        """
-        model = load_encoder(
-            name_or_path, _KINDS, profile=profile, local_files_only=local_files_only, dtype=dtype
+    def _load_processor(cls, name_or_path: str, local_files_only: bool) -> Any:
+        # With torchvision installed the default would resize to other pixels than without.
+        return AutoImageProcessor.from_pretrained(
+            name_or_path, local_files_only=local_files_only, backend="pil"
         )
-        with reported(name_or_path, profile):
-            # With torchvision installed the default would resize to other pixels than without.
-            processor = AutoImageProcessor.from_pretrained(
-                name_or_path, local_files_only=local_files_only, backend="pil"
-            )
-        return cls(model, processor, device)
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

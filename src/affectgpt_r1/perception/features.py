@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,11 @@ STEPS = 8
 #: are then never found again.
 _VERSION = 1
 
+_Values = TypeVar("_Values", bound=np.generic, contravariant=True)
 
-class Encoder(Protocol):
-    """What every encoder says of itself."""
+
+class Encoder(Protocol[_Values]):
+    """Turns each picture, or each window of sound, into one vector."""
 
     @property
     def name(self) -> str:
@@ -49,21 +51,15 @@ class Encoder(Protocol):
         """All that its output depends on, the revision of its weights among it."""
         ...
 
-
-class VisualEncoder(Encoder, Protocol):
-    """Turns each picture into one vector."""
-
-    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode RGB pictures (t, H, W, 3) to (t, width)."""
+    def encode(self, steps: NDArray[_Values], /) -> NDArray[np.float32]:
+        """Encode steps (t, ...) to (t, width)."""
         ...
 
 
-class AudioEncoder(Encoder, Protocol):
-    """Turns each two-second window of sound into one vector."""
-
-    def encode(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Encode raw 16 kHz windows (t, 32000) in [-1, 1] to (t, width)."""
-        ...
+#: Encodes RGB pictures (t, H, W, 3).
+VisualEncoder = Encoder[np.uint8]
+#: Encodes raw two-second windows (t, 32000) at 16 kHz, in [-1, 1].
+AudioEncoder = Encoder[np.float32]
 
 
 # Arrays have no single truth value, so the generated comparison would raise.
@@ -88,7 +84,7 @@ class Features:
     key: str
 
 
-def encoder_identity(encoder: Encoder) -> str:
+def encoder_identity(encoder: Encoder[Any]) -> str:
     """An encoder's name with 16 hex digits over its width and settings, `name#0123456789abcdef`.
 
     Two encoders of one identity give the same features for the same media.
@@ -169,12 +165,8 @@ def _encode(
     media = read_media(clip, frames=STEPS, windows=STEPS)
     images = media.faces if view == "face" else media.frames
     return Features(
-        visual=_encoded(visual, visual.encode(images), len(images))
-        if len(images)
-        else _absent(visual),
-        audio=_encoded(audio, audio.encode(media.windows), len(media.windows))
-        if len(media.windows)
-        else _absent(audio),
+        visual=_encoded(visual, images),
+        audio=_encoded(audio, media.windows),
         has_visual=len(images) > 0,
         has_audio=len(media.windows) > 0,
         flags=frozenset(str(flag) for flag in media.flags),
@@ -186,16 +178,15 @@ def _key(clip: Clip, visual: str, audio: str, view: View) -> str:
     return _digest([_VERSION, content_hash(clip), visual, audio, view])
 
 
-def _absent(encoder: Encoder) -> NDArray[np.float32]:
-    return np.zeros((STEPS, encoder.width), dtype=np.float32)
-
-
-def _encoded(encoder: Encoder, values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
-    """Check an encoder's output: a wrong value kept in a cache would be found weeks later."""
-    if values.shape != (steps, encoder.width):
+def _encoded(encoder: Encoder[_Values], steps: NDArray[_Values]) -> NDArray[np.float32]:
+    """Encode and check: a wrong value kept in a cache would be found weeks later."""
+    if not len(steps):
+        return np.zeros((STEPS, encoder.width), dtype=np.float32)
+    values = encoder.encode(steps)
+    if values.shape != (len(steps), encoder.width):
         raise InputError(
-            f"encoder {encoder.name!r} gave shape {values.shape}, not {(steps, encoder.width)}: "
-            "mend its width or its encode()"
+            f"encoder {encoder.name!r} gave shape {values.shape}, not "
+            f"{(len(steps), encoder.width)}: mend its width or its encode()"
         )
     if not np.isfinite(values).all():
         raise InputError(

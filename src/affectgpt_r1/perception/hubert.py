@@ -6,74 +6,34 @@ frames, not windows of samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from affectgpt_r1.errors import ModelFolderError
-from affectgpt_r1.perception.pretrained import load_encoder, weights_revision
+from affectgpt_r1.perception.pretrained import PretrainedEncoder
 
-_KINDS = ("hubert", "wavlm", "wav2vec2")
 _LAYERS = 4
 
 
-class HubertSpeechEncoder:
-    """A frozen speech encoder; make it with `load`.
-
-    Args:
-        model: HuBERT, WavLM or wav2vec 2.0 of at least four layers, on the CPU.
-        device: where the model runs.
+class HubertSpeechEncoder(PretrainedEncoder):
+    """A frozen speech encoder: HuBERT, WavLM or wav2vec 2.0 of at least four layers.
 
     Raises:
         ModelFolderError: the model has fewer layers.
     """
 
-    def __init__(self, model: PreTrainedModel, device: str = "cpu") -> None:
+    kinds = ("hubert", "wavlm", "wav2vec2")
+
+    def __init__(self, model: PreTrainedModel, processor: None = None, device: str = "cpu") -> None:
         if model.config.num_hidden_layers < _LAYERS:
             raise ModelFolderError(
                 f"a speech encoder of {model.config.num_hidden_layers} layers, "
                 f"{_LAYERS} are averaged: name a larger one"
             )
-        self._model = model
-        self.name = str(model.config.model_type)
+        super().__init__(model, processor, device)
         self.width = int(model.config.hidden_size)
-        self.settings: Mapping[str, str | int | float | bool] = {
-            "version": 1,
-            "revision": weights_revision(model),
-            "dtype": str(model.dtype),
-        }
-        torch.nn.Module.to(model, torch.device(device))
-
-    @classmethod
-    def load(
-        cls,
-        name_or_path: str,
-        *,
-        local_files_only: bool,
-        profile: str = "full",
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-    ) -> HubertSpeechEncoder:
-        """Load an encoder by hub name or folder.
-
-        Args:
-            name_or_path: `TencentGameMate/chinese-hubert-large`, or another.
-            local_files_only: never ask the network.
-            profile: named in the error.
-            dtype: of the weights; part of the settings.
-            device: where the model runs.
-
-        Raises:
-            MissingFileError: it is not on this machine; the message names the command.
-            ModelFolderError: it is damaged, incomplete, too small or of another kind.
-        """
-        model = load_encoder(
-            name_or_path, _KINDS, profile=profile, local_files_only=local_files_only, dtype=dtype
-        )
-        return cls(model, device)
 
     @torch.inference_mode()
     def encode(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -25,8 +25,8 @@ _DIRECTIONS = 8  # of half a turn: dark on light equals light on dark
 _FLAT = 0.005  # mean gradient around a cell, grey from 0 to 1, that is no more than noise
 
 
-class GradientFaceEncoder:
-    """Histograms of oriented gradients: 8 x 8 cells x 8 directions a picture.
+class _SignalEncoder:
+    """Standardised measurements of pictures or windows.
 
     Args:
         standard: other constants than the package's.
@@ -35,10 +35,9 @@ class GradientFaceEncoder:
         MissingFileError, InputError: the package's constants are missing or damaged.
     """
 
-    name = "oriented-gradients"
-    width = _CELLS * _CELLS * _DIRECTIONS
-    #: A cell of a plain background hardly varies; blown up, its noise would drown the face.
-    least_std = 0.05
+    name: str
+    #: A measurement's least standard deviation, for those who make the constants.
+    least_std = 0.0
 
     def __init__(self, standard: Standard | None = None) -> None:
         self.standard = standard or Standard.load(DATA_FOLDER / f"{self.name}.json")
@@ -46,6 +45,15 @@ class GradientFaceEncoder:
             "version": 1,
             "constants": self.standard.digest,
         }
+
+
+class GradientFaceEncoder(_SignalEncoder):
+    """Histograms of oriented gradients: 8 x 8 cells x 8 directions a picture."""
+
+    name = "oriented-gradients"
+    width = _CELLS * _CELLS * _DIRECTIONS
+    #: A cell of a plain background hardly varies; blown up, its noise would drown the face.
+    least_std = 0.05
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB pictures (t, H, W, 3) of any size to (t, 512), standardised."""
@@ -72,26 +80,11 @@ class GradientFaceEncoder:
         return histograms.reshape(len(images), -1).astype(np.float32)
 
 
-class SignalSpeechEncoder:
-    """Energy, spectrum, pitch, roughness and rate of each window: 114 measures.
-
-    Args:
-        standard: other constants than the package's.
-
-    Raises:
-        MissingFileError, InputError: the package's constants are missing or damaged.
-    """
+class SignalSpeechEncoder(_SignalEncoder):
+    """Energy, spectrum, pitch, roughness and rate of each window: 114 measures."""
 
     name = "speech-signal"
     width = len(NAMES)
-    least_std = 0.0
-
-    def __init__(self, standard: Standard | None = None) -> None:
-        self.standard = standard or Standard.load(DATA_FOLDER / f"{self.name}.json")
-        self.settings: Mapping[str, str | int | float | bool] = {
-            "version": 1,
-            "constants": self.standard.digest,
-        }
 
     def encode(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode raw 16 kHz windows (t, 32000) to (t, 114); a silent window is all zeros."""

@@ -163,10 +163,7 @@ def _pitch(frames: _Frames) -> list[Floats]:
     """Log pitch of voiced frames: mean, std, percentiles, ranges, slope of the regression line."""
     mean, std = _mean_std(frames.log_pitch, frames.voiced)
     low, lower, upper, high = _quantiles(frames.log_pitch, frames.voiced, 0.05, 0.25, 0.75, 0.95)
-    time_s = np.broadcast_to(
-        np.arange(frames.voiced.shape[1], dtype=np.float32) * (_HOP / _RATE_HZ),
-        frames.voiced.shape,
-    )
+    time_s = np.arange(frames.voiced.shape[1], dtype=np.float32) * (_HOP / _RATE_HZ)
     mean_s, std_s = _mean_std(time_s, frames.voiced)
     product = (time_s - mean_s[:, None]) * (frames.log_pitch - mean[:, None])
     covariance, _ = _mean_std(product, frames.voiced)
