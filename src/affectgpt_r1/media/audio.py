@@ -11,7 +11,8 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from affectgpt_r1.media.container import opened
+from affectgpt_r1.errors import MediaError
+from affectgpt_r1.media.container import MAX_DURATION_S, opened
 from affectgpt_r1.media.values import MediaFlag
 
 RATE_HZ = 16_000
@@ -32,6 +33,7 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32] | None, frozenset[Med
     """
     pieces: list[NDArray[np.float32]] = []
     flags: set[MediaFlag] = set()
+    read = 0
     with opened(path) as container:
         if not container.streams.audio:
             return None, frozenset()
@@ -40,6 +42,9 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32] | None, frozenset[Med
             for frame in container.decode(container.streams.audio[0]):
                 frame.pts = None  # gaps in the stamps are no silence
                 pieces += [_samples(out) for out in resampler.resample(frame)]
+                read += frame.samples
+                if read > MAX_DURATION_S * frame.sample_rate:  # a header may claim less
+                    raise MediaError(f"{path} lasts over {MAX_DURATION_S} s: cut it into clips")
         except av.error.FFmpegError:
             if not pieces:
                 raise

@@ -12,6 +12,15 @@ from av.container import InputContainer
 
 from affectgpt_r1.errors import MediaError, MissingFileError
 
+#: What is refused before it is decoded: a small file may hold, or claim, very much.
+MAX_DURATION_S, MAX_PIXELS = 3 * 3600, 8192 * 4608
+#: No playlists, which name other files, and nothing from elsewhere.
+_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,gif,h264,hevc,ivf,m4v,matroska,"
+    "webm,mjpeg,mov,mp4,mp3,mpeg,mpegts,mpegvideo,mxf,nut,ogg,opus,rm,w64,wav,wv",
+}
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
@@ -19,7 +28,8 @@ def opened(path: Path) -> Iterator[InputContainer]:
 
     Raises:
         MissingFileError: there is no such file.
-        MediaError: it is a folder, empty, or nothing that ffmpeg's libraries read.
+        MediaError: it is a folder, empty, too long or too large, or nothing that ffmpeg's
+            libraries read.
     """
     if not path.exists():
         raise MissingFileError(f"no file at {path}: check the path")
@@ -29,10 +39,25 @@ def opened(path: Path) -> Iterator[InputContainer]:
         raise MediaError(f"{path} is empty: copy or record it again")
     av.logging.set_level(None)  # libav's own notes would land on stderr, outside any handler
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
+            _check_size(container, path)
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(
             f"{path} cannot be read as video or sound ({error.strerror}): "
             "play it to check, or convert it to mp4 or wav"
         ) from None
+
+
+def _check_size(container: InputContainer, path: Path) -> None:
+    duration_s = (container.duration or 0) / av.time_base
+    if duration_s > MAX_DURATION_S:
+        raise MediaError(
+            f"{path} lasts {duration_s:.0f} s, more than {MAX_DURATION_S}: cut it into clips"
+        )
+    for stream in container.streams.video:
+        if stream.width * stream.height > MAX_PIXELS:
+            raise MediaError(
+                f"{path} has {stream.width} x {stream.height} pixels a frame, more than "
+                f"{MAX_PIXELS}: make it smaller"
+            )

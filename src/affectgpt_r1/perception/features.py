@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.media import content_hash, read_media
+from affectgpt_r1.media import ClipMedia, content_hash, read_media
 
 if TYPE_CHECKING:
     from affectgpt_r1.perception.cache import FeatureCache
@@ -100,7 +100,7 @@ def feature_key(clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view:
     Raises:
         MissingFileError: a media file does not exist.
     """
-    return _key(clip, encoder_identity(visual), encoder_identity(audio), view)
+    return key_of(clip, encoder_identity(visual), encoder_identity(audio), view)
 
 
 def recalled(
@@ -124,10 +124,11 @@ def recalled(
     Raises:
         As `perceive`, and what `encoders` raises.
     """
-    key = _key(clip, visual, audio, view)
+    key = key_of(clip, visual, audio, view)
     kept = cache.get(key) if cache is not None else None
     if kept is None:
-        kept = _encode(clip, *encoders(), view=view, key=key)
+        media = read_media(clip, frames=STEPS, windows=STEPS)
+        kept = encoded(media, *encoders(), view=view, key=key)
         if cache is not None:
             cache.put(kept)
     return kept
@@ -159,10 +160,14 @@ def perceive(
     return recalled(clip, *identities, lambda: (visual, audio), view=view, cache=cache)
 
 
-def _encode(
-    clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view: View, key: str
+def encoded(
+    media: ClipMedia, visual: VisualEncoder, audio: AudioEncoder, *, view: View, key: str
 ) -> Features:
-    media = read_media(clip, frames=STEPS, windows=STEPS)
+    """The features of a clip that was read (`STEPS` frames and windows).
+
+    Raises:
+        InputError: an encoder gave values that are not finite or of another shape than it says.
+    """
     images = media.faces if view == "face" else media.frames
     return Features(
         visual=_encoded(visual, images),
@@ -174,7 +179,8 @@ def _encode(
     )
 
 
-def _key(clip: Clip, visual: str, audio: str, view: View) -> str:
+def key_of(clip: Clip, visual: str, audio: str, view: View) -> str:
+    """As `feature_key`, by the encoders' identities."""
     return _digest([_VERSION, content_hash(clip), visual, audio, view])
 
 

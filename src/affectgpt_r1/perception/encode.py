@@ -1,0 +1,165 @@
+"""The features of very many clips: read in guarded processes, encoded here, kept in the cache.
+
+Nothing is done twice: what the cache holds is found by content, also what another process put
+there meanwhile. A clip that cannot be read is listed with its reason and left out until asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.dialogue import View
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.files import write_whole
+from affectgpt_r1.media import ClipMedia, read_media
+from affectgpt_r1.media.worker import Guard, guarded
+from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.features import (
+    STEPS,
+    AudioEncoder,
+    VisualEncoder,
+    encoded,
+    encoder_identity,
+    key_of,
+)
+
+#: What became of a clip: encoded, found in the cache, failed, or left out since it failed before.
+Fate: TypeAlias = Literal["encoded", "cached", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A clip to be read, by whoever has it.
+
+    Attributes:
+        clip: names the media.
+        visual, audio: the encoders' identities.
+        view: faces or whole frames.
+        folder: of the cache.
+    """
+
+    clip: Clip
+    visual: str
+    audio: str
+    view: View
+    folder: Path
+
+
+def encode_clips(
+    clips: Sequence[Clip],
+    visual: VisualEncoder,
+    audio: AudioEncoder,
+    *,
+    view: View,
+    cache: FeatureCache,
+    guard: Guard,
+    retry: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Counter[Fate]:
+    """Put the features of all clips into the cache; interrupted, it is simply called again.
+
+    Args:
+        clips: several processes may be given the same ones, and then share the work.
+        visual, audio: the encoders.
+        view: faces or whole frames.
+        cache: its `failures.jsonl` lists what could not be read, with reasons.
+        guard: limits of reading.
+        retry: only what failed before is tried, again.
+        progress: told how many of how many clips are done.
+
+    Returns:
+        How many clips had which fate.
+
+    Raises:
+        InputError: the cache cannot be written.
+    """
+    listed = cache.folder / "failures.jsonl"
+    before = _failures(listed)
+    again = [clip for clip in clips if _name(clip) in before]
+    wanted = again if retry else [clip for clip in clips if _name(clip) not in before]
+    if retry and again:
+        tried = {_name(clip) for clip in again}
+        left = [row for name, row in before.items() if name not in tried]
+        write_whole(listed, "".join(f"{json.dumps(row)}\n" for row in left))
+    fates: Counter[Fate] = Counter()
+    fates["skipped"] = 0 if retry else len(again)
+    # An order of one's own: two processes on one manifest do not run after each other's clips.
+    random.Random(os.getpid()).shuffle(wanted)
+    done_by = _encoded(wanted, visual, audio, view, cache, guard)
+    for done, (clip, fate, reason) in enumerate(done_by, 1):
+        fates[fate] += 1
+        if reason is not None:
+            row = {"id": clip.id, "media": _name(clip), "reason": reason}
+            listed.parent.mkdir(parents=True, exist_ok=True)
+            with listed.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        if progress:
+            progress(done, len(wanted))
+    return fates
+
+
+def _encoded(
+    clips: Sequence[Clip],
+    visual: VisualEncoder,
+    audio: AudioEncoder,
+    view: View,
+    cache: FeatureCache,
+    guard: Guard,
+) -> Iterator[tuple[Clip, Fate, str | None]]:
+    identities = encoder_identity(visual), encoder_identity(audio)
+    tasks = (Task(clip, *identities, view, cache.folder) for clip in clips)
+    for task, read, reason in guarded(read_task, tasks, guard):
+        if read is None:
+            yield task.clip, "failed", reason
+            continue
+        key, media = read
+        if media is None:
+            yield task.clip, "cached", None
+            continue
+        try:
+            features = encoded(media, visual, audio, view=view, key=key)
+        except InputError as error:
+            yield task.clip, "failed", str(error)
+            continue
+        cache.put(features)
+        yield task.clip, "encoded", None
+
+
+def read_task(task: Task) -> tuple[str, ClipMedia | None]:
+    """A clip's key, and its media unless the cache holds its features; run in another process.
+
+    Raises:
+        As `read_media`.
+    """
+    key = key_of(task.clip, task.visual, task.audio, task.view)
+    if FeatureCache(task.folder).get(key) is not None:
+        return key, None
+    media = read_media(task.clip, frames=STEPS, windows=STEPS)
+    # What no encoder looks at need not travel between processes.
+    if task.view == "face":
+        return key, replace(media, frames=media.frames[:0])
+    return key, replace(media, faces=media.faces[:0])
+
+
+def _name(clip: Clip) -> str:
+    return " ".join(str(path) for path in (clip.video, clip.audio, clip.faces) if path)
+
+
+def _failures(path: Path) -> dict[str, dict[str, str]]:
+    """What is listed, by media; a line that a kill tore counts for nothing."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            found[row["media"]] = row
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found

@@ -1,0 +1,298 @@
+"""Very many clips: files that hang, crash and lie, encodes that are killed, and two at once."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+
+from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.datasets.demo import demo_lines, write_demo
+from affectgpt_r1.errors import MediaError
+from affectgpt_r1.media import read_media
+from affectgpt_r1.media.audio import read_waveform
+from affectgpt_r1.media.container import MAX_DURATION_S
+from affectgpt_r1.media.worker import Guard, guarded
+from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.encode import Fate, encode_clips
+from affectgpt_r1.perception.features import Features, feature_key, perceive
+from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+from test_media import write_sound, write_video
+
+STRESS = bool(os.environ.get("AFFECTGPT_R1_STRESS"))
+VISUAL, AUDIO = GradientFaceEncoder(), SignalSpeechEncoder()
+
+
+def deed(name: str) -> str:
+    """What a file may do to the process that reads it."""
+    if name == "hangs":
+        ctypes.CDLL(None).sleep(600)  # as inside a decoder: no Python code runs
+    if name == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if name == "exits":
+        os._exit(3)
+    if name == "grows":
+        return str(len(np.ones(8 << 27)))
+    if name == "raises":
+        raise ZeroDivisionError("in a decoder")
+    if name == "is refused":
+        raise MediaError("no media")
+    return f"{name} {os.getpid()}"
+
+
+def test_a_file_that_hangs_crashes_or_grows_is_a_reason_and_the_rest_goes_on() -> None:
+    names = ["fine", "hangs", "crashes", "exits", "grows", "raises", "is refused", "fine too"]
+    start = time.monotonic()
+    found = {name: (got, why) for name, got, why in guarded(deed, names, Guard(2, 2.0, 2 << 30))}
+    assert time.monotonic() - start < 20
+    assert found.keys() == set(names)
+    assert found["fine"][0]
+    assert found["fine too"][0]
+    reasons = {name: why for name, (_, why) in found.items() if why}
+    assert reasons == {
+        "hangs": "took longer than 2 s",
+        "crashes": "its process died (exit -11)",
+        "exits": "its process died (exit 3)",
+        "grows": "needs more than 2048 MiB of memory",
+        "raises": "ZeroDivisionError: in a decoder",
+        "is refused": "no media",
+    }
+
+
+def test_a_hanging_process_does_not_outlive_its_limit() -> None:
+    list(guarded(deed, ["fine"], Guard(1)))  # what is loaded once
+    start = time.monotonic()
+    work = guarded(deed, ["fine", "hangs"], Guard(1, 1.5))
+    pid = int(str(next(work)[1]).split()[1])
+    ready_s = time.monotonic() - start
+    assert next(work)[2] == "took longer than 1.5 s"
+    assert time.monotonic() - start - ready_s < 1.5 + 1.0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert list(work) == []
+
+
+def test_nobody_is_left_behind_when_the_caller_stops() -> None:
+    work = guarded(deed, ["fine", "hangs", "hangs"], Guard(1))
+    pid = int(str(next(work)[1]).split()[1])
+    work.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("originals")
+    tone = np.sin(np.arange(24000) / 9).astype(np.float32)[None] * 0.3
+    return [
+        write_video(folder / "a.mp4", 30),
+        write_video(folder / "a.mkv", 30, "mpeg4"),
+        write_video(folder / "a.webm", 20, "libvpx"),
+        write_video(folder / "a.avi", 30, "mjpeg"),
+        write_sound(folder / "a.wav", "pcm_s16le", tone, 16000),
+        write_sound(folder / "a.flac", "flac", tone, 44100),
+        write_sound(folder / "a.ogg", "libopus", np.repeat(tone, 2, 0), 48000),
+        write_sound(folder / "a.mp3", "libmp3lame", tone, 22050),
+    ]
+
+
+def mutated(originals: Sequence[Path], place: Path, draw: random.Random) -> Path:
+    """A file with bits flipped, an end cut off, another's piece inside, or a wrong extension."""
+    source = draw.choice(originals)
+    content, suffix = bytearray(source.read_bytes()), source.suffix
+    for _ in range(draw.randint(1, 3)):
+        kind = draw.choice(["flip", "cut", "splice", "hole", "suffix"])
+        at = draw.randrange(len(content)) if draw.random() < 0.6 else draw.randrange(200)
+        at = min(at, len(content) - 1)
+        if kind == "flip":
+            content[at] ^= 1 << draw.randrange(8)
+        elif kind == "cut":
+            del content[max(at, 1) :]
+        elif kind == "splice":
+            other = draw.choice(originals).read_bytes()
+            start = draw.randrange(len(other))
+            content[at:at] = other[start : start + draw.randrange(4000)]
+        elif kind == "hole":
+            content[at : at + draw.randrange(64)] = bytes(64)
+        else:
+            suffix = draw.choice([".mp4", ".wav", ".mkv", ".txt", ".m3u8", ".npy"])
+    path = place / f"{draw.getrandbits(64):x}{suffix}"
+    path.write_bytes(content)
+    return path
+
+
+def encode(clips: Sequence[Clip], cache: Path, *, retry: bool = False, **limits: float) -> object:
+    guard = Guard(2, limits.get("wall_s", 60.0), int(limits.get("memory_bytes", 3 << 30)))
+    return encode_clips(
+        clips, VISUAL, AUDIO, view="face", cache=FeatureCache(cache), guard=guard, retry=retry
+    )
+
+
+def failures(cache: Path) -> list[dict[str, str]]:
+    path = cache / "failures.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def test_every_mutated_file_ends_as_features_or_as_a_reason(
+    originals: list[Path], tmp_path: Path
+) -> None:
+    draw, count = random.Random(5), 10_000 if STRESS else 120
+    (tmp_path / "files").mkdir()
+    files = [mutated(originals, tmp_path / "files", draw) for _ in range(count)]
+    clips = [Clip(id=path.name, video=path) for path in files]
+    fates = encode(clips, tmp_path / "cache", wall_s=10.0)
+    assert isinstance(fates, dict)
+    assert fates["encoded"] + fates["cached"] + fates["failed"] == count
+    assert min(fates["encoded"], fates["failed"]) > count / 20
+    listed = failures(tmp_path / "cache")
+    assert len(listed) == fates["failed"]
+    assert all(row["reason"] and "\n" not in row["reason"] for row in listed)
+    cache = FeatureCache(tmp_path / "cache")
+    told = {row["id"] for row in listed}
+    for clip in clips:
+        found = cache.get(feature_key(clip, VISUAL, AUDIO, view="face"))
+        assert (found is None) == (clip.id in told)
+
+
+def test_a_playlist_is_no_way_to_another_file(originals: list[Path], tmp_path: Path) -> None:
+    lists = {
+        "a.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{originals[0]}\n#EXT-X-ENDLIST\n",
+        "a.ffconcat": f"ffconcat version 1.0\nfile {originals[0]}\n",
+        "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        for suffix in ("", ".mp4"):
+            path = (tmp_path / name).rename(tmp_path / (name + suffix))
+            with pytest.raises(MediaError):
+                read_media(Clip("x", video=path))
+            path.rename(tmp_path / name)
+
+
+def test_what_claims_to_be_endless_or_huge_is_refused(tmp_path: Path) -> None:
+    rate = 8000
+    path = tmp_path / "long.wav"
+    size = (MAX_DURATION_S + 60) * rate
+    header = b"RIFF" + (36 + size).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    header += bytes([1, 0, 1, 0]) + rate.to_bytes(4, "little") + rate.to_bytes(4, "little")
+    header += bytes([1, 0, 8, 0]) + b"data" + size.to_bytes(4, "little")
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + size)  # a sparse file of silence
+    with pytest.raises(MediaError, match="cut it into clips"):
+        read_waveform(path)
+    with av.open(str(tmp_path / "huge.mp4"), "w") as container:
+        stream = container.add_stream("libx264", 25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 8192, 4800, "yuv420p"
+        container.mux(stream.encode(VideoFrame(8192, 4800, "yuv420p")))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediaError, match="8192 x 4800 pixels"):
+        read_media(Clip("x", video=tmp_path / "huge.mp4"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    renderings = 30 if STRESS else 2
+    lines = [line for line in demo_lines() if line.split == "grpo"]
+    return write_demo(folder, lines=lines[: 70 if STRESS else 5], renderings=renderings).grpo
+
+
+def same(one: Features | None, other: Features | None) -> bool:
+    assert one is not None
+    assert other is not None
+    return (
+        np.array_equal(one.visual, other.visual)
+        and np.array_equal(one.audio, other.audio)
+        and (one.flags, one.has_audio, one.has_visual)
+        == (other.flags, other.has_audio, other.has_visual)
+    )
+
+
+def run(manifest: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
+    script = str(Path(sys.executable).with_name("affectgpt-r1"))
+    command = [script, "encode", str(manifest), "--profile", "nano", "--cache", str(cache)]
+    return subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def fates_of(process: subprocess.Popen[str]) -> dict[str, int]:
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    row: dict[str, int] = json.loads(out)
+    return row
+
+
+def test_an_encode_that_is_killed_goes_on_and_loses_nothing(demo: Path, tmp_path: Path) -> None:
+    cache, draw = tmp_path / "cache", random.Random(7)
+    clips = read_manifest(demo)
+    for _ in range(20 if STRESS else 2):
+        process = run(demo, cache)
+        time.sleep(draw.uniform(2.0, 5.0))
+        process.kill()
+        process.wait()
+    before = set(cache.rglob("*.safetensors"))
+    stamps = {path: path.stat().st_mtime_ns for path in before}
+    told = fates_of(run(demo, cache))
+    assert told["encoded"] + told["cached"] == len(clips)
+    assert told["cached"] >= len(before) - 4  # those in flight may stand there already
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    kept = FeatureCache(cache)
+    for clip in clips[:: 20 if STRESS else 1]:
+        undisturbed = perceive(clip, VISUAL, AUDIO)
+        assert same(kept.get(undisturbed.key), undisturbed)
+    assert fates_of(run(demo, cache))["cached"] == len(clips)
+
+
+def test_two_encodes_at_once_share_the_work(demo: Path, tmp_path: Path) -> None:
+    both = [run(demo, tmp_path / "cache", "--workers", "1") for _ in range(2)]
+    told = [fates_of(process) for process in both]
+    count = len(read_manifest(demo))
+    assert [row["encoded"] + row["cached"] for row in told] == [count, count]
+    assert sum(row["encoded"] for row in told) <= count + 6  # what both had in flight
+    assert fates_of(run(demo, tmp_path / "cache"))["cached"] == count
+
+
+def test_shards_are_parts_of_the_whole(demo: Path, tmp_path: Path) -> None:
+    count = len(read_manifest(demo))
+    told = [fates_of(run(demo, tmp_path / "cache", "--shard", f"{i}/3")) for i in (1, 2, 3)]
+    assert sum(row["encoded"] for row in told) == count
+    assert all(row["encoded"] >= count // 3 for row in told)
+
+
+def test_failures_are_listed_left_out_and_retried(originals: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no media at all" * 99)
+    clips = [Clip("fine", video=originals[0]), Clip("broken", video=broken)]
+    cache = tmp_path / "cache"
+
+    def fates(**options: bool) -> dict[Fate, int]:
+        found = encode(clips, cache, **options)
+        assert isinstance(found, dict)
+        return {fate: count for fate, count in found.items() if count}
+
+    assert fates() == {"encoded": 1, "failed": 1}
+    assert [(row["id"], "cannot be read" in row["reason"]) for row in failures(cache)] == [
+        ("broken", True)
+    ]
+    assert fates() == {"cached": 1, "skipped": 1}
+    assert fates(retry=True) == {"failed": 1}
+    with (cache / "failures.jsonl").open("a") as file:
+        file.write('{"id": "torn", "med')  # by a kill
+    broken.write_bytes(originals[1].read_bytes())
+    assert fates(retry=True) == {"encoded": 1}
+    assert failures(cache) == []
+    assert fates() == {"cached": 2}
