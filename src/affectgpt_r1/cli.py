@@ -20,9 +20,12 @@ import typer
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
+from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.console import audit_table, bars, evaluation_table, people, steps
 from affectgpt_r1.dialogue import Part
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.emotion.labels import Parser, parse_labels
+from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
+from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
 from affectgpt_r1.evaluation.render import Format, json_row, render, table_of
 from affectgpt_r1.files import make_folder, write_whole
 
@@ -38,7 +41,6 @@ lexicon_app = typer.Typer(no_args_is_help=True, help="Which word counts as what,
 app.add_typer(lexicon_app, name="lexicon")
 
 LexiconName = Literal["builtin", "mer2025", "mer2026"]
-ParserName = Literal["robust", "reference"]
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")]
 ModelOption = Annotated[Path, typer.Option("--model", help="A model folder or finished run.")]
 ModeOption = Annotated[Literal["answer", "think"], typer.Option(help="Answer alone, or think.")]
@@ -98,14 +100,13 @@ def predict(
     cache: CacheOption = None,
 ) -> None:
     """Predict the emotions of clips: one JSON object a line."""
-    from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.evaluation import predict as predicting
     from affectgpt_r1.perception.cache import feature_cache
 
     if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
         clips = list(read_manifest(files[0]))
     else:
-        clips = [predicting.single_clip(path, subtitle) for path in files]
+        clips = [Clip(id=path.stem, video=path, subtitle=subtitle) for path in files]
     predictor = predicting.load_predictor(model)
     store = feature_cache(cache)
     with bars() as bar:
@@ -138,7 +139,7 @@ def score(
         int | None, typer.Option(min=1, max=2, help="Ring of the wheels [default: 1].")
     ] = None,
     parser: Annotated[
-        ParserName | None,
+        Parser | None,
         typer.Option(help="reference: as published, remnants and all [default: robust]."),
     ] = None,
     extractor: ExtractorOption = "none",
@@ -160,7 +161,6 @@ def score(
     form: FormatOption = "json",
 ) -> None:
     """Score answers against labels; no model is needed."""
-    from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation.answers import read_answers
 
@@ -195,11 +195,10 @@ def unibench(
     ] = None,
     lexicon: LexiconOption = "mer2025",
     lexicon_folder: LexiconFolderOption = None,
-    parser: Annotated[ParserName, typer.Option(help="reference: as published.")] = "reference",
+    parser: Annotated[Parser, typer.Option(help="reference: as published.")] = "reference",
     form: FormatOption = "json",
 ) -> None:
     """The nine sets of MER-UniBench in one table: fixed checkpoint and best checkpoint apart."""
-    from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation import unibench as benching
 
@@ -216,9 +215,6 @@ def unibench(
 @lexicon_app.command("list")
 def lexicon_list(lexicon_folder: LexiconFolderOption = None) -> None:
     """The lexicons: which can be loaded, how many words each knows, and their hashes."""
-    from affectgpt_r1.emotion.lexicon import Lexicon
-    from affectgpt_r1.errors import LexiconError
-
     for name in get_args(LexiconName):
         try:
             table = Lexicon.load(name, folder=None if name == "builtin" else lexicon_folder)
@@ -236,9 +232,6 @@ def lexicon_explain(
     lexicon_folder: LexiconFolderOption = None,
 ) -> None:
     """How a word comes by its classes on each wheel, and what lost."""
-    from affectgpt_r1.emotion.labels import parse_labels
-    from affectgpt_r1.emotion.lexicon import Lexicon
-
     table = Lexicon.load(lexicon, folder=lexicon_folder)
     asked = parse_labels(words)
     if not asked:
@@ -257,7 +250,6 @@ def lexicon_download(
 ) -> None:
     """Fetch the authors' tables, checked against their published checksums."""
     from affectgpt_r1.emotion import download
-    from affectgpt_r1.emotion.lexicon import authors_folder
 
     people.print(download.TERMS, highlight=False)
     if not accept_terms:
@@ -272,8 +264,6 @@ def lexicon_download(
 def lexicon_verify(folder: LexiconPlaceOption = None) -> None:
     """Check a folder of the authors' tables; names every file that is not as published."""
     from affectgpt_r1.emotion.download import verify
-    from affectgpt_r1.emotion.lexicon import authors_folder
-    from affectgpt_r1.errors import ProblemsError
 
     place = folder or authors_folder()
     if wrong := verify(place):
@@ -299,8 +289,6 @@ def evaluate(
     cache: CacheOption = None,
 ) -> None:
     """Evaluate a model on labelled clips: scores with intervals, and a report."""
-    from affectgpt_r1.clips import read_manifest
-    from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import predict as predicting
     from affectgpt_r1.evaluation.answers import words_by_id
     from affectgpt_r1.evaluation.evaluate import evaluate_clips
@@ -360,7 +348,6 @@ def audit(
     overrides: SetOption = None,
 ) -> None:
     """What cheap answers get from a reward, beside an honest one: before GPUs are spent on it."""
-    from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.config import RewardRecipe, load_recipe
     from affectgpt_r1.evaluation.audit import audit as audit_reward
 

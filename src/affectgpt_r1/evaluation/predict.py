@@ -223,11 +223,6 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     write_whole(path, "".join(f"{row}\n" for row in rows))
 
 
-def single_clip(path: Path, subtitle: str) -> Clip:
-    """A clip of one file outside any manifest; its name is its id."""
-    return Clip(id=path.stem, video=path, subtitle=subtitle)
-
-
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):

@@ -65,33 +65,24 @@ def write_report(
         for clip, said in zip(clips, predictions, strict=True)
     ]
     cards.sort(key=lambda card: (card["f"], card["clip"].id))
-    html = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            result=result,
-            models=sorted({p.model for p in predictions}),
-            how=sorted({p.signature for p in predictions}),
-            problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
-            flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
-            words=Counter(word for p in predictions for word in p.words).most_common(20),
-            curves=_curves(run) if run else "",
-            wheels=_wheels(clips, predictions, lexicon, level),
-            worst=cards[:_SHOWN_CLIPS],
-            best=cards[::-1][:_SHOWN_CLIPS],
-            strip=_strip,
-        )
+    loader = PackageLoader("affectgpt_r1.evaluation", "templates")
+    environment = Environment(
+        loader=loader, autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("report.html").render(
+        result=result,
+        models=sorted({p.model for p in predictions}),
+        how=sorted({p.signature for p in predictions}),
+        problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
+        flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
+        words=Counter(word for p in predictions for word in p.words).most_common(20),
+        curves=_curves(run) if run else "",
+        wheels=_wheels(clips, predictions, lexicon, level),
+        worst=cards[:_SHOWN_CLIPS],
+        best=cards[::-1][:_SHOWN_CLIPS],
+        strip=_strip,
     )
     write_whole(path, html)
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("affectgpt_r1.evaluation", "templates"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _strip(clip: Clip) -> str:

@@ -113,13 +113,11 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
             rows.append((path, replace(row, dataset=name)))
     apart = any(len(files) > 1 for files in places.values())
     stems = len({path.stem for path in paths}) == len(set(paths))
-
-    def checkpoint(path: Path) -> str:
-        if not apart:
-            return "given"
-        return path.stem if stems else str(path)
-
-    return [replace(row, checkpoint=row.checkpoint or checkpoint(path)) for path, row in rows]
+    names = {path: path.stem if stems else str(path) for path in paths}
+    return [
+        replace(row, checkpoint=row.checkpoint or (names[path] if apart else "given"))
+        for path, row in rows
+    ]
 
 
 def bench(
