@@ -154,6 +154,7 @@ def bench(
                 scores[name] = row[headline], len(kept.rows), row["signature"]
         best = max(scores, key=lambda name: scores[name][0], default=None)
         at_best = scores.get(best, (None, 0, None))
+        # Without a fixed score, rows and signature are those of the best checkpoint.
         at_fixed = scores.get(fixed, (None, *at_best[1:]))
         table.append(
             BenchRow(kind.title, headline, kind.n, at_fixed[0], at_best[0], best, *at_fixed[1:])
