@@ -21,9 +21,9 @@ from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.scoring import (
+    HEADLINES,
     Kept,
     Metric,
-    Reading,
     Rule,
     can_be_scored,
     cited,
@@ -32,8 +32,6 @@ from affectgpt_r1.evaluation.scoring import (
 )
 from affectgpt_r1.evaluation.unibench import SETS, bench
 
-#: The figure of a metric that is its score.
-HEADLINES: Mapping[Metric, str] = {"ew": "f", "hit": "hit", "sentiment": "waf"}
 _BESIDE = (
     "precision",
     "recall",
@@ -186,4 +184,4 @@ def bench_figures(rows: Sequence[AnswerRow], rule: Rule, lexicon: Lexicon) -> di
 
 def signature_of(rows: Sequence[AnswerRow], rule: Rule, lexicon: Lexicon) -> str:
     """The signature that the rows' score has, to be cited with it."""
-    return cited(Kept(tuple(rows), (), 0), rule, lexicon, Reading())
+    return cited(Kept(tuple(rows), (), 0), rule, lexicon)

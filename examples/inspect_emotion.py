@@ -41,11 +41,10 @@ from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
+from affectgpt_r1.evaluation.scoring import HEADLINES, Rule, rule_of
 from affectgpt_r1.evaluation.scoring import Metric as MetricName
-from affectgpt_r1.evaluation.scoring import Rule, rule_of
 from affectgpt_r1.evaluation.unibench import SETS
 from emotion_tasks import (
-    HEADLINES,
     answer_row,
     bench_figures,
     bench_manifests,

@@ -18,7 +18,7 @@ from pydantic import ConfigDict
 
 from affectgpt_r1.config import RewardSettings
 from affectgpt_r1.dialogue import Mode
-from affectgpt_r1.evaluation.answers import read_rows, read_text, refuse
+from affectgpt_r1.evaluation.answers import read_rows
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, term_means
 from affectgpt_r1.rewards.adapters import EmotionReward
 from affectgpt_r1.rewards.length import LengthPenalty
@@ -84,8 +84,6 @@ class EmotionTaskset(vf.Taskset[EmotionTask, EmotionTasksetConfig]):
 
     def load(self) -> Iterator[EmotionTask]:
         """Read the whole file first: all its wrong lines are told at once."""
-        source, text = read_text(self.config.rows)
-        rows, problems = read_rows(text, EmotionData.model_validate)
-        refuse(source, problems, rows, "no prompt is in it")
+        rows = read_rows(self.config.rows, EmotionData.model_validate, "no prompt is in it")
         for data in rows.values():
             yield EmotionTask(data, self.config.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,54 +12,55 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import (
-    Scored,
-    evaluate_words,
-    evaluation_row,
-    scored_clips,
-)
+from affectgpt_r1.evaluation.evaluate import Evaluation, evaluate_clips, evaluate_words
 from affectgpt_r1.evaluation.predict import Prediction
+from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.evaluation.report import write_report
 
 LEXICON = Lexicon.load("builtin")
 LABELS = [("happy", "proud"), ("sad",), ("angry", "hurt"), ("afraid",), ("calm", "loving")]
 
 
-def perfect() -> list[Scored]:
-    return [Scored(str(i), words, words, f"line-{i}") for i, words in enumerate(LABELS)]
+def evaluated(
+    answers: Sequence[Sequence[str]] = LABELS,
+    levels: Sequence[int] = (1,),
+    baseline: Sequence[Sequence[str]] | None = None,
+) -> Evaluation:
+    """Perfect answers, unless others are given."""
+    pairs = list(zip(LABELS, answers, strict=True))
+    groups = [f"line-{i}" for i in range(len(LABELS))]
+    return evaluate_words(pairs, groups, LEXICON, levels, baseline=baseline)
 
 
 def test_perfect_answers_reach_the_ceiling_and_beat_the_constant() -> None:
-    result = evaluate_words(perfect(), LEXICON)
+    result = evaluated()
     assert result.f == result.ceiling == 1.0
-    assert result.over_constant.value == pytest.approx(1.0 - result.constant)
+    assert result.over_constant.value == pytest.approx(1.0 - result.constant.f)
     assert result.over_constant.value > 0
     assert (result.clips, result.groups, result.distinct_answers) == (5, 5, 5)
     assert result.baseline is None
 
 
 def test_the_constant_answer_is_no_better_than_itself() -> None:
-    words = evaluate_words(perfect(), LEXICON).constant_words
-    same = [Scored(s.id, s.labels, words, s.group) for s in perfect()]
-    result = evaluate_words(same, LEXICON)
+    words = evaluated().constant.words
+    result = evaluated([words] * len(LABELS))
     assert result.over_constant.value == result.over_constant.low == result.over_constant.high == 0
     assert result.distinct_answers == 1
 
 
 def test_a_baseline_is_compared_on_the_same_draws() -> None:
-    pairs = [Scored(s.id, s.labels, s.labels, s.group, baseline=("sad",)) for s in perfect()]
-    result = evaluate_words(pairs, LEXICON)
+    result = evaluated(baseline=[("sad",)] * len(LABELS))
     assert result.baseline is not None
     assert result.over_baseline is not None
     assert result.over_baseline.value == pytest.approx(1.0 - result.baseline)
-    row = evaluation_row(result)
+    row = json_row(result)
     assert json.loads(json.dumps(row)) == row
 
 
 def test_two_rings_are_averaged() -> None:
-    half = [Scored(s.id, s.labels, s.labels[:1], s.group) for s in perfect()]
-    both = evaluate_words(half, LEXICON, (1, 2))
-    one, two = (evaluate_words(half, LEXICON, (level,)) for level in (1, 2))
+    half = [words[:1] for words in LABELS]
+    both = evaluated(half, (1, 2))
+    one, two = (evaluated(half, (level,)) for level in (1, 2))
     assert both.f == pytest.approx((one.f + two.f) / 2)
     assert both.f == pytest.approx(both.interval.value)
     assert both.signature == f"{one.signature} + {two.signature}"
@@ -66,11 +68,11 @@ def test_two_rings_are_averaged() -> None:
 
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(InputError, match="no labelled sample"):
-        evaluate_words([], LEXICON)
+        evaluate_words([], [], LEXICON)
     with pytest.raises(InputError, match="have no labels"):
-        scored_clips([Clip(id="a")], {"a": ("sad",)})
+        evaluate_clips([Clip(id="a")], {"a": ("sad",)}, LEXICON)
     with pytest.raises(InputError, match="baseline has no prediction"):
-        scored_clips([Clip(id="a", labels=("sad",))], {"a": ("sad",)}, {})
+        evaluate_clips([Clip("a", labels=("sad",))], {"a": ("sad",)}, LEXICON, baseline={})
 
 
 def test_words_are_read_from_words_or_completion(tmp_path: Path) -> None:
@@ -98,15 +100,8 @@ def test_the_report_is_one_page_that_survives_lost_clips(tmp_path: Path) -> None
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 1}\n'
     )
-    scored = scored_clips(clips, {p.id: p.words for p in predictions})
-    write_report(
-        tmp_path / "report.html",
-        clips,
-        predictions,
-        evaluate_words(scored, LEXICON),
-        LEXICON,
-        run=tmp_path,
-    )
+    result = evaluate_clips(clips, {p.id: p.words for p in predictions}, LEXICON)
+    write_report(tmp_path / "report.html", clips, predictions, result, LEXICON, run=tmp_path)
     html = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;Oh" in html
     assert "<b>Oh" not in html

@@ -25,10 +25,9 @@ from affectgpt_r1.emotion.score import Pair, score_pairs, score_sample
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow
-from affectgpt_r1.evaluation.scoring import Metric, Rule, keep, score_row
+from affectgpt_r1.evaluation.scoring import HEADLINES, Metric, Rule, keep, score_row
 from affectgpt_r1.evaluation.unibench import SETS, bench
 from emotion_tasks import (
-    HEADLINES,
     answer_row,
     bench_figures,
     bench_manifests,

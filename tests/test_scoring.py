@@ -179,10 +179,10 @@ def test_labels_of_the_wrong_kind_are_refused(
 def test_prose_is_replaced_by_its_words(tmp_path: Path) -> None:
     text = 'She says "I am so happy". We can infer that she is not pleased but annoyed.'
     path = write(tmp_path / "p.jsonl", {**HAPPY, "prediction": text}, {**SAD, "prediction": None})
-    rows = scoring.read_predictions(read_answers(path), scoring.Reading("lexical"), "ew", BUILTIN)
+    rows = scoring.read_predictions(read_answers(path), Rule(extractor="lexical"), BUILTIN)
     assert [row.prediction for row in rows] == [extract_words(text, BUILTIN), None]
     assert rows[0].prediction == ("annoyed",)
-    assert scoring.read_predictions(rows, scoring.Reading(), "ew", BUILTIN) == rows
+    assert scoring.read_predictions(rows, Rule(), BUILTIN) == rows
     row = answer("score", path, "--extractor", "lexical")
     assert row["f"] == 0.0
     assert row["skipped"] == {"no prediction": 1}

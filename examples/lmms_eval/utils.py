@@ -22,9 +22,8 @@ if (_EXAMPLES := str(Path(__file__).resolve().parents[1])) not in sys.path:
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.evaluation.scoring import Metric, Rule
+from affectgpt_r1.evaluation.scoring import HEADLINES, Metric, Rule
 from emotion_tasks import (
-    HEADLINES,
     answer_row,
     figures,
     question,

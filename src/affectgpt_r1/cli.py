@@ -11,18 +11,22 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
+from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.console import audit_table, bars, evaluation_table, people, steps
 from affectgpt_r1.dialogue import Part
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.emotion.labels import Parser, parse_labels
+from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
+from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
+from affectgpt_r1.evaluation.render import Format, json_row, render, table_of
 from affectgpt_r1.files import make_folder, write_whole
 
 app = typer.Typer(
@@ -36,6 +40,8 @@ app.add_typer(train_app, name="train")
 lexicon_app = typer.Typer(no_args_is_help=True, help="Which word counts as what, and why.")
 app.add_typer(lexicon_app, name="lexicon")
 
+LexiconName = Literal["builtin", "mer2025", "mer2026"]
+RecipeArgument = Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")]
 ModelOption = Annotated[Path, typer.Option("--model", help="A model folder or finished run.")]
 ModeOption = Annotated[Literal["answer", "think"], typer.Option(help="Answer alone, or think.")]
 CacheOption = Annotated[Path | None, typer.Option(help="Feature cache [default: the user's].")]
@@ -47,9 +53,7 @@ DecodeOption = Annotated[
     typer.Option(help="greedy, or as published: temperature 1, top-p 0.9, top-k 20."),
 ]
 DecodeSeedOption = Annotated[int, typer.Option(help="Of the sampling, with each clip's id.")]
-LexiconOption = Annotated[
-    Literal["builtin", "mer2025", "mer2026"], typer.Option(help="Which lexicon scores.")
-]
+LexiconOption = Annotated[LexiconName, typer.Option(help="Which lexicon scores.")]
 LexiconFolderOption = Annotated[
     Path | None, typer.Option(help="Folder of the authors' tables, for mer2025 and mer2026.")
 ]
@@ -65,6 +69,7 @@ ServerOption = Annotated[
 ]
 ServerModelOption = Annotated[str | None, typer.Option(help="For openai: the model's name there.")]
 LevelOption = Annotated[int, typer.Option(min=1, max=2, help="Ring of the wheels.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Of the answer.")]
 
 
 def main() -> None:
@@ -95,14 +100,13 @@ def predict(
     cache: CacheOption = None,
 ) -> None:
     """Predict the emotions of clips: one JSON object a line."""
-    from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.evaluation import predict as predicting
     from affectgpt_r1.perception.cache import feature_cache
 
     if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
         clips = list(read_manifest(files[0]))
     else:
-        clips = [predicting.single_clip(path, subtitle) for path in files]
+        clips = [Clip(id=path.stem, video=path, subtitle=subtitle) for path in files]
     predictor = predicting.load_predictor(model)
     store = feature_cache(cache)
     with bars() as bar:
@@ -111,7 +115,7 @@ def predict(
     for prediction in predicting.predict(
         predictor, clips, features, mode=mode, settings=settings, seed=decode_seed
     ):
-        _answer(predicting.prediction_row(prediction))
+        _answer(prediction)
 
 
 @app.command()
@@ -128,15 +132,14 @@ def score(
         typer.Option(help="A published combination of lexicon, ring and parser."),
     ] = None,
     lexicon: Annotated[
-        Literal["builtin", "mer2025", "mer2026"] | None,
-        typer.Option(help="Which lexicon scores [default: builtin]."),
+        LexiconName | None, typer.Option(help="Which lexicon scores [default: builtin].")
     ] = None,
     lexicon_folder: LexiconFolderOption = None,
     level: Annotated[
         int | None, typer.Option(min=1, max=2, help="Ring of the wheels [default: 1].")
     ] = None,
     parser: Annotated[
-        Literal["robust", "reference"] | None,
+        Parser | None,
         typer.Option(help="reference: as published, remnants and all [default: robust]."),
     ] = None,
     extractor: ExtractorOption = "none",
@@ -155,32 +158,28 @@ def score(
     per_sample: Annotated[
         Path | None, typer.Option(help="File for what each sample contributes.")
     ] = None,
-    form: Annotated[
-        Literal["json", "text", "markdown", "latex"],
-        typer.Option("--format", help="Of the answer."),
-    ] = "json",
+    form: FormatOption = "json",
 ) -> None:
     """Score answers against labels; no model is needed."""
-    from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation.answers import read_answers
-    from affectgpt_r1.evaluation.render import render
 
     rule = scoring.rule_of(preset, metric, lexicon, level, parser)
+    rule = replace(rule, extractor=extractor, sentiments=sentiments)
+    rule = replace(rule, server=server, model=server_model)
     table = Lexicon.load(rule.lexicon, folder=lexicon_folder)
-    reading = scoring.Reading(extractor, sentiments, server, server_model)
 
     def read(path: Path) -> scoring.Kept:
         rows = read_answers(path, labels, group=group)
         with bars() as bar:
-            rows = scoring.read_predictions(rows, reading, rule.metric, table, bar("asking"))
+            rows = scoring.read_predictions(rows, rule, table, bar("asking"))
         return scoring.keep(rows, rule, str(path))
 
     kept = read(predictions)
-    row = scoring.score_row(kept, rule, table, reading)
+    row = scoring.score_row(kept, rule, table)
     if compare:
         others = {str(path): read(path) for path in compare}
-        row["compared"] = scoring.compare(kept, others, rule, table, reading)
+        row["compared"] = scoring.compare(kept, others, rule, table)
     if per_sample:
         scoring.write_samples(per_sample, kept, rule, table)
     print(render(row, form), flush=True)
@@ -196,25 +195,18 @@ def unibench(
     ] = None,
     lexicon: LexiconOption = "mer2025",
     lexicon_folder: LexiconFolderOption = None,
-    parser: Annotated[
-        Literal["robust", "reference"], typer.Option(help="reference: as published.")
-    ] = "reference",
-    form: Annotated[
-        Literal["json", "text", "markdown", "latex"],
-        typer.Option("--format", help="Of the answer."),
-    ] = "json",
+    parser: Annotated[Parser, typer.Option(help="reference: as published.")] = "reference",
+    form: FormatOption = "json",
 ) -> None:
     """The nine sets of MER-UniBench in one table: fixed checkpoint and best checkpoint apart."""
-    from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation import unibench as benching
-    from affectgpt_r1.evaluation.render import table as table_of
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
     rule = scoring.Rule(lexicon=lexicon, parser=parser)
     result = benching.bench(benching.read_bench(predictions), table, rule, checkpoint)
     if form == "json":
-        _answer(asdict(result))
+        _answer(result)
     else:
         headers = ["", "metric", "rows", f"fixed: {result.fixed_checkpoint}", "best of each set"]
         print(table_of(benching.bench_lines(result), headers, form), flush=True)
@@ -223,19 +215,14 @@ def unibench(
 @lexicon_app.command("list")
 def lexicon_list(lexicon_folder: LexiconFolderOption = None) -> None:
     """The lexicons: which can be loaded, how many words each knows, and their hashes."""
-    from affectgpt_r1.emotion.lexicon import Lexicon
-    from affectgpt_r1.errors import LexiconError
-
-    for name in ("builtin", "mer2025", "mer2026"):
+    for name in get_args(LexiconName):
         try:
             table = Lexicon.load(name, folder=None if name == "builtin" else lexicon_folder)
         except LexiconError as error:
             _answer({"name": name, "loads": False, "why": str(error)})
         else:
-            forms, bases = len(table.tables.bases), len(table.tables.nearest)
-            _answer(
-                {"name": name, "loads": True, "forms": forms, "bases": bases, "hash": table.hash}
-            )
+            known = {"forms": len(table.tables.bases), "bases": len(table.tables.nearest)}
+            _answer({"name": name, "loads": True, **known, "hash": table.hash})
 
 
 @lexicon_app.command("explain")
@@ -245,21 +232,13 @@ def lexicon_explain(
     lexicon_folder: LexiconFolderOption = None,
 ) -> None:
     """How a word comes by its classes on each wheel, and what lost."""
-    from affectgpt_r1.emotion.labels import parse_labels
-    from affectgpt_r1.emotion.lexicon import Lexicon
-
     table = Lexicon.load(lexicon, folder=lexicon_folder)
     asked = parse_labels(words)
     if not asked:
         raise InputError("no word to explain is in what was given: name an emotion word")
     for word in asked:
-        _answer(
-            {
-                "lexicon": f"{table.name}#{table.hash}",
-                **asdict(table.explain(word)),
-                "polarity": table.polarity(word),
-            }
-        )
+        source = {"lexicon": f"{table.name}#{table.hash}"}
+        _answer({**source, **asdict(table.explain(word)), "polarity": table.polarity(word)})
 
 
 @lexicon_app.command("download")
@@ -271,7 +250,6 @@ def lexicon_download(
 ) -> None:
     """Fetch the authors' tables, checked against their published checksums."""
     from affectgpt_r1.emotion import download
-    from affectgpt_r1.emotion.lexicon import authors_folder
 
     people.print(download.TERMS, highlight=False)
     if not accept_terms:
@@ -286,8 +264,6 @@ def lexicon_download(
 def lexicon_verify(folder: LexiconPlaceOption = None) -> None:
     """Check a folder of the authors' tables; names every file that is not as published."""
     from affectgpt_r1.emotion.download import verify
-    from affectgpt_r1.emotion.lexicon import authors_folder
-    from affectgpt_r1.errors import ProblemsError
 
     place = folder or authors_folder()
     if wrong := verify(place):
@@ -313,11 +289,9 @@ def evaluate(
     cache: CacheOption = None,
 ) -> None:
     """Evaluate a model on labelled clips: scores with intervals, and a report."""
-    from affectgpt_r1.clips import read_manifest
-    from affectgpt_r1.emotion.lexicon import Lexicon
     from affectgpt_r1.evaluation import predict as predicting
     from affectgpt_r1.evaluation.answers import words_by_id
-    from affectgpt_r1.evaluation.evaluate import evaluate_words, evaluation_row, scored_clips
+    from affectgpt_r1.evaluation.evaluate import evaluate_clips
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.perception.cache import feature_cache
 
@@ -343,14 +317,14 @@ def evaluate(
         ):
             predictions.append(prediction)
             told(len(predictions), len(clips))
-    scored = scored_clips(clips, {p.id: p.words for p in predictions}, before)
-    result = evaluate_words(scored, table, (level,))
+    words = {prediction.id: prediction.words for prediction in predictions}
+    result = evaluate_clips(clips, words, table, level, baseline=before)
     if out:
         predicting.write_predictions(out / "predictions.jsonl", predictions)
-        write_whole(out / "evaluation.json", json.dumps(evaluation_row(result), indent=1))
+        write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
         write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
     evaluation_table(result)
-    _answer(evaluation_row(result))
+    _answer(result)
 
 
 @app.command()
@@ -374,16 +348,15 @@ def audit(
     overrides: SetOption = None,
 ) -> None:
     """What cheap answers get from a reward, beside an honest one: before GPUs are spent on it."""
-    from affectgpt_r1.clips import read_manifest
     from affectgpt_r1.config import RewardRecipe, load_recipe
-    from affectgpt_r1.evaluation import audit as auditing
+    from affectgpt_r1.evaluation.audit import audit as audit_reward
 
     checked = load_recipe(recipe, RewardRecipe, overrides or ())
     with bars() as bar:
-        rows = auditing.audit(read_manifest(manifest), checked, bar("searching"))
+        rows = audit_reward(read_manifest(manifest), checked, bar("searching"))
     audit_table(rows)
     for row in rows:
-        _answer(auditing.audit_row(row))
+        _answer(row)
 
 
 @app.command()
@@ -399,39 +372,29 @@ def prepare(
     del name
     with bars() as bar:
         made = write_demo(folder, renderings=renderings, seed=seed, progress=bar("drawing clips"))
-    _answer({name: str(path) for name, path in asdict(made).items()})
+    _answer(made)
 
 
 @train_app.command("cold-start")
-def cold_start(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")],
-    overrides: SetOption = None,
-) -> None:
+def cold_start(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Phase 1: tune a model on descriptions and labels."""
     from affectgpt_r1.config import ColdStartRecipe, load_recipe
 
     checked = load_recipe(recipe, ColdStartRecipe, overrides or ())
-    from affectgpt_r1.training.run import Watch, train_cold_start
+    from affectgpt_r1.training.run import train_cold_start
 
-    with bars() as bar:
-        result = train_cold_start(checked, Watch(bar("reading clips"), steps(bar("cold start"))))
-    _answer({**asdict(result), "model": str(result.model)})
+    _train(train_cold_start, checked, "cold start")
 
 
 @train_app.command("grpo")
-def grpo(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")],
-    overrides: SetOption = None,
-) -> None:
+def grpo(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Phase 2: improve a cold-started model with the emotion-wheel score as reward."""
     from affectgpt_r1.config import GrpoRecipe, load_recipe
 
     checked = load_recipe(recipe, GrpoRecipe, overrides or ())
-    from affectgpt_r1.training.run import Watch, train_grpo
+    from affectgpt_r1.training.run import train_grpo
 
-    with bars() as bar:
-        result = train_grpo(checked, Watch(bar("reading clips"), steps(bar("GRPO"))))
-    _answer({**asdict(result), "model": str(result.model)})
+    _train(train_grpo, checked, "GRPO")
 
 
 @app.command()
@@ -453,8 +416,18 @@ def version() -> None:
     _answer({"affectgpt-r1": __version__})
 
 
-def _answer(row: Mapping[str, object]) -> None:
-    print(json.dumps(row, ensure_ascii=False), flush=True)
+def _train(phase: Callable[..., object], recipe: object, name: str) -> None:
+    from affectgpt_r1.training.run import Watch
+
+    with bars() as bar:
+        result = phase(recipe, Watch(bar("reading clips"), steps(bar(name))))
+    _answer(result)
+
+
+def _answer(row: Any) -> None:
+    """Print a dataclass or what is JSON already; paths as texts."""
+    plain = json_row(row) if is_dataclass(row) else row
+    print(json.dumps(plain, ensure_ascii=False, default=str), flush=True)
 
 
 def _complain(message: str) -> None:

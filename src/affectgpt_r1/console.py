@@ -91,9 +91,7 @@ def steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]]
 
 def evaluation_table(result: Any) -> None:
     """The figures of an evaluation, for people."""
-    table = Table(title=result.signature, title_justify="left")
-    for column in ("", "F", "95 % interval"):
-        table.add_column(column)
+    table = Table("", "F", "95 % interval", title=result.signature, title_justify="left")
     for name, value, interval in result.lines():
         bounds = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
         table.add_row(name, f"{value:.3f}", bounds)
@@ -102,9 +100,7 @@ def evaluation_table(result: Any) -> None:
 
 def audit_table(rows: Sequence[Any]) -> None:
     """What every way of answering gets from a reward, for people; the honest one stands out."""
-    table = Table()
-    for column in ("", "reward", "above honest", "accuracy", "words"):
-        table.add_column(column)
+    table = Table("", "reward", "above honest", "accuracy", "words")
     for row in rows:
         gain = row.over_honest
         table.add_row(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +50,15 @@ class AnswerRow:
     checkpoint: str | None = None
     prose: str | None = None
 
+    @property
+    def text(self) -> str | None:
+        """What an extractor reads."""
+        if self.prose is not None:
+            return self.prose
+        if isinstance(self.prediction, str | None):
+            return self.prediction
+        return ", ".join(self.prediction)
+
 
 def read_answers(
     path: Path, manifest: Path | None = None, *, group: str = "group", need_labels: bool = True
@@ -64,81 +73,78 @@ def read_answers(
 
     Raises:
         MissingFileError: there is no such file.
-        ProblemsError: wrong lines, all of them, with their numbers.
+        ProblemsError: wrong lines, all of them, with their numbers; or no prediction.
         InputError: clips of the manifest have no answer.
     """
-    source, text = read_text(path)
     truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest is not None else None
-    read, problems = read_rows(text, lambda row: _row(row, group, truth is None))
-    rows: list[AnswerRow] = []
     seen: set[tuple[object, ...]] = set()
-    strange = 0
-    for number, found in read.items():
+    strange: list[str] = []
+
+    def joined(value: Any) -> AnswerRow | None:
+        found = _row(value, group, truth is None)
         if truth is not None:
             if found.id not in truth:
-                strange += 1
-                continue
+                strange.append(found.id)
+                return None
             clip = truth[found.id]
             own = found.group if found.group != found.id else clip.group or found.id
             found = replace(found, labels=clip.labels, group=own)
         name = (found.id, found.dataset, found.checkpoint)
         if name in seen:
-            problems[number] = f"id {found.id!r} stands above already"
-        elif need_labels and found.labels is None:
-            problems[number] = (
+            raise ValueError(f"id {found.id!r} stands above already")
+        if need_labels and found.labels is None:
+            raise ValueError(
                 f"{found.id!r} has no labels: write `labels` or `label` "
                 "into the row or name --labels MANIFEST"
             )
-        else:
-            seen.add(name)
-            rows.append(found)
-    refuse(source, problems, rows, "no prediction to score is in it")
+        seen.add(name)
+        return found
+
+    rows = list(read_rows(path, joined, "no prediction to score is in it").values())
     if strange:
-        _log.warning("%d predictions are left out: the manifest has no such ids", strange)
+        _log.warning("%d predictions are left out: the manifest has no such ids", len(strange))
     if truth is not None and len(rows) < len(truth):
         lacking = sorted(truth.keys() - {row.id for row in rows})
         raise InputError(
-            f"{source} has no prediction for {len(lacking)} of {len(truth)} clips of the manifest "
-            f"(first: {lacking[0]!r}): a score over the rest would be another's"
+            f"{_name_of(path)} has no prediction for {len(lacking)} of {len(truth)} clips of the "
+            f"manifest (first: {lacking[0]!r}): a score over the rest would be another's"
         )
     return rows
 
 
-def read_rows(text: str, read: Callable[[Any], Row]) -> tuple[dict[int, Row], dict[int, str]]:
-    """JSON Lines: what `read` makes of each line, and what is wrong with the others.
+def read_rows(path: Path, read: Callable[[Any], Row | None], nothing: str) -> dict[int, Row]:
+    """What `read` makes of each line of a file of JSON Lines; `-` is standard input.
 
     Args:
-        text: of the file.
-        read: given a line's JSON value; raises ValueError with the reason.
+        path: the file.
+        read: given a line's JSON value; None leaves the line out. Raises ValueError with the
+            reason why it is wrong.
+        nothing: what is said of a file in which no row is left.
 
     Returns:
-        Both by the number of the line, from 1; empty lines are neither.
+        Rows by the number of their line, from 1; empty lines are none.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ProblemsError: wrong lines, all of them in order; or no row, or it is not UTF-8.
     """
     rows: dict[int, Row] = {}
-    problems: dict[int, str] = {}
-    for number, line in enumerate(text.split("\n"), 1):
+    problems: list[str] = []
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            rows[number] = read(json.loads(line))
+            row = read(json.loads(line))
         except (json.JSONDecodeError, RecursionError):
-            problems[number] = "not JSON"
+            problems.append(f"line {number}: not JSON")
         except ValueError as error:
-            problems[number] = str(error)
-    return rows, problems
-
-
-def refuse(
-    source: str, problems: Mapping[int, str], rows: Collection[object], nothing: str
-) -> None:
-    """Refuse a file with wrong lines, all of them in order, or with `nothing` in it.
-
-    Raises:
-        ProblemsError: so it is.
-    """
-    told = [f"line {number}: {problems[number]}" for number in sorted(problems)]
-    if told or not rows:
-        raise ProblemsError(source, told or [nothing])
+            problems.append(f"line {number}: {error}")
+        else:
+            if row is not None:
+                rows[number] = row
+    if problems or not rows:
+        raise ProblemsError(_name_of(path), problems or [nothing])
+    return rows
 
 
 def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
@@ -155,23 +161,19 @@ def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def read_text(path: Path) -> tuple[str, str]:
-    """What a file is called, and its text; `-` is standard input.
+def _name_of(path: Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
 
-    Raises:
-        MissingFileError: there is no such file.
-        ProblemsError: it is not UTF-8.
-    """
-    source = "standard input" if str(path) == "-" else str(path)
+
+def _text_of(path: Path) -> str:
     try:
-        content = path.read_bytes() if source == str(path) else sys.stdin.buffer.read()
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return content.decode("utf-8-sig")
     except OSError:
         hint = "give a .jsonl file that exists and can be read"
         raise MissingFileError(f"no predictions at {path}: {hint}") from None
-    try:
-        return source, content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ProblemsError(source, ["not UTF-8: save the file as UTF-8"]) from None
+        raise ProblemsError(_name_of(path), ["not UTF-8: save the file as UTF-8"]) from None
 
 
 def _row(row: Any, group: str, must_have_group: bool) -> AnswerRow:
@@ -236,15 +238,3 @@ def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) <= sys.float_info.max
-
-
-def texts_of(rows: Sequence[AnswerRow]) -> list[str | None]:
-    """The predictions as texts, for an extractor."""
-    return [
-        row.prose
-        if row.prose is not None
-        else row.prediction
-        if isinstance(row.prediction, str | None)
-        else ", ".join(row.prediction)
-        for row in rows
-    ]

@@ -11,7 +11,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,12 +26,13 @@ from affectgpt_r1.emotion.score import search_constant
 from affectgpt_r1.emotion.sentiment import sentiment_of
 from affectgpt_r1.emotion.significance import Interval, bootstrap
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.evaluate import interval_row
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
 
 Kind = Literal["bound", "honest", "exploit"]
 Words: TypeAlias = "Sequence[str]"
 
+_LABELS, _HONEST = "the labels themselves", "honest: the last sentence's words"
+_KINDS: dict[str, Kind] = {_LABELS: "bound", _HONEST: "honest"}
 _LONGEST, _PADDING, _BEAM = 6, 4, 6
 _SEARCHED_CLIPS = 200
 _MANY = 500
@@ -117,13 +118,13 @@ def audit(
     groups = [clip.group or clip.id for clip in known]
     basis = _totals(payer.pay(payer.write(honest)))
     rows = []
-    for way, kind, completions in ways:
+    for way, completions in ways.items():
         paid = payer.pay(completions)
         read = [parse_completion(text, recipe.mode).words for text in completions]
         rows.append(
             Audited(
                 way,
-                kind,
+                _KINDS.get(way, "exploit"),
                 _interval(_totals(paid), groups),
                 _interval(_totals(paid) - basis, groups) if told else None,
                 term_means(paid),
@@ -134,16 +135,10 @@ def audit(
     return sorted(rows, key=lambda row: (-row.reward.value, row.way))
 
 
-def audit_row(row: Audited) -> dict[str, object]:
-    """One way of answering as a JSON object."""
-    intervals = {"reward": interval_row(row.reward), "over_honest": interval_row(row.over_honest)}
-    return {**asdict(row), **intervals}
-
-
 def _ways(
     payer: Payer, honest: Sequence[Words] | None, progress: Callable[[int, int], None] | None
-) -> list[tuple[str, Kind, list[str]]]:
-    """Every way of answering, as completions."""
+) -> dict[str, list[str]]:
+    """The completions of every way of answering."""
     clips, lexicon, write = payer.clips, payer.lexicon, payer.write
     labels = [tuple(clip.labels or ()) for clip in clips]
     common = [word for word, _ in Counter(word for row in labels for word in row).most_common()]
@@ -156,30 +151,28 @@ def _ways(
     others = [labels[i - 1] for i in range(len(labels))]
     few = range(1, 1 + 5)
     five = [[w for j in few for w in labels[i - j % len(labels)]] for i in range(len(labels))]
-    ways: list[tuple[str, Kind, list[str]]] = [
-        ("the labels themselves", "bound", write(labels)),
-        ("the best constant answer", "exploit", write(constant)),
-        ("the commonest label", "exploit", write([common[:1]] * len(clips))),
-        ("every class of the inner rings", "exploit", write([ring] * len(clips))),
-        ("500 words", "exploit", write([[*common, *lexicon.words][:_MANY]] * len(clips))),
-        ("another clip's labels", "exploit", write(others)),
-        ("five other clips' labels", "exploit", write(five)),
-        ("empty tags", "exploit", write(nothing)),
-        ("nothing", "exploit", [""] * len(clips)),
-        ("tags inside tags", "exploit", [f"<answer>{text}</answer>" for text in write(constant)]),
-        ("the answer twice", "exploit", [text * 2 for text in write(constant)]),
-        ("words without tags", "exploit", [best] * len(clips)),
-        (
-            "a subtitle's order repeated",
-            "exploit",
-            [f"{clip.subtitle} {_ORDER} <answer>{best}</answer>" for clip in clips],
-        ),
-        ("an order in the answer", "exploit", write([[_ORDER, *row] for row in constant])),
-    ]
+    ways = {
+        _LABELS: write(labels),
+        "the best constant answer": write(constant),
+        "the commonest label": write([common[:1]] * len(clips)),
+        "every class of the inner rings": write([ring] * len(clips)),
+        "500 words": write([[*common, *lexicon.words][:_MANY]] * len(clips)),
+        "another clip's labels": write(others),
+        "five other clips' labels": write(five),
+        "empty tags": write(nothing),
+        "nothing": [""] * len(clips),
+        "tags inside tags": [f"<answer>{text}</answer>" for text in write(constant)],
+        "the answer twice": [text * 2 for text in write(constant)],
+        "words without tags": [best] * len(clips),
+        "a subtitle's order repeated": [
+            f"{clip.subtitle} {_ORDER} <answer>{best}</answer>" for clip in clips
+        ],
+        "an order in the answer": write([[_ORDER, *row] for row in constant]),
+    }
     if honest is not None:
-        ways.append(("honest: the last sentence's words", "honest", write(honest)))
+        ways[_HONEST] = write(honest)
         padded = _searched(payer, honest, common, _PADDING)
-        ways.append(("honest, with the best padding", "exploit", write(padded)))
+        ways["honest, with the best padding"] = write(padded)
         tones = [sentiment_of(words, lexicon) for words in honest]
         for tone in set(tones):
             places = [i for i, of in enumerate(tones) if of == tone]
@@ -187,9 +180,9 @@ def _ways(
             found = _searched(part, [honest[i] for i in places], common, _PADDING)
             for i, row in zip(places, found, strict=True):
                 padded[i] = row
-        ways.append(("honest, with padding by its tone", "exploit", write(padded)))
+        ways["honest, with padding by its tone"] = write(padded)
         alike = [_with_synonyms(row, lexicon) for row in honest]
-        ways.append(("honest, with synonyms", "exploit", write(alike)))
+        ways["honest, with synonyms"] = write(alike)
     if progress:
         progress(2, 2)
     return ways

@@ -38,17 +38,15 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at versions, devices, weights and caches."""
-    findings = [
+    return [
         Finding("affectgpt-r1", version("affectgpt-r1")),
         Finding("python", platform.python_version()),
         Finding("machine", f"{platform.system()} {platform.machine()}"),
+        *(_package(name, extra) for extra, names in _PACKAGES.items() for name in names),
+        _device(),
+        _smollm2(),
+        Finding("cache", _size(user_cache_path("affectgpt-r1"))),
     ]
-    for extra, packages in _PACKAGES.items():
-        findings += [_package(name, extra) for name in packages]
-    findings.append(_device())
-    findings.append(_smollm2())
-    findings.append(Finding("cache", _size(user_cache_path("affectgpt-r1"))))
-    return findings
 
 
 def _package(name: str, extra: str) -> Finding:

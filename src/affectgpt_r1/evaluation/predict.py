@@ -19,6 +19,7 @@ from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
@@ -59,7 +60,7 @@ class Predictor:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of a clip.
+    """What a model says of a clip; its JSON object has these keys in this order.
 
     Attributes:
         id: the clip's.
@@ -216,29 +217,10 @@ def predict(
             )
 
 
-def prediction_row(prediction: Prediction) -> dict[str, object]:
-    """A prediction as one JSON object, in the stable order of keys."""
-    return {
-        "id": prediction.id,
-        "words": list(prediction.words),
-        "think": prediction.think,
-        "completion": prediction.completion,
-        "problems": list(prediction.problems),
-        "flags": list(prediction.flags),
-        "model": prediction.model,
-        "signature": prediction.signature,
-    }
-
-
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write predictions as JSON Lines; the file appears whole."""
-    rows = (json.dumps(prediction_row(p), ensure_ascii=False) for p in predictions)
+    rows = (json.dumps(json_row(p), ensure_ascii=False) for p in predictions)
     write_whole(path, "".join(f"{row}\n" for row in rows))
-
-
-def single_clip(path: Path, subtitle: str) -> Clip:
-    """A clip of one file outside any manifest; its name is its id."""
-    return Clip(id=path.stem, video=path, subtitle=subtitle)
 
 
 def _digest(folder: Path) -> str:

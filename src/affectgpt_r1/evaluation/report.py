@@ -11,7 +11,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +39,6 @@ _CURVES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ClipCard:
-    """One clip as the report shows it.
-
-    Attributes:
-        id, subtitle, labels, words, think, flags: of clip and prediction.
-        f: the sample's score.
-        strip: its faces as a JPEG data URI; "" where they cannot be read any more.
-    """
-
-    id: str
-    subtitle: str
-    labels: tuple[str, ...]
-    words: tuple[str, ...]
-    think: str | None
-    flags: tuple[str, ...]
-    f: float
-    strip: str
-
-
 def write_report(
     path: Path,
     clips: Sequence[Clip],
@@ -74,60 +53,36 @@ def write_report(
 
     Args:
         path: the HTML file.
-        clips: with their labels; their media are read again for the faces.
-        predictions: of the same clips.
+        clips: all of them labelled; their media are read again for the faces.
+        predictions: of the same clips, in their order.
         result: the scores.
         lexicon: words to classes.
         level: ring of the wheels.
         run: a run folder, whose curves are drawn.
     """
-    said = {p.id: p for p in predictions}
-    scored = [
-        (sample_f(clip.labels or (), said[clip.id].words, lexicon, level), clip)
-        for clip in clips
-        if clip.labels is not None and clip.id in said
+    cards: list[dict[str, Any]] = [
+        {"f": sample_f(clip.labels or (), said.words, lexicon, level), "clip": clip, "said": said}
+        for clip, said in zip(clips, predictions, strict=True)
     ]
-    scored.sort(key=lambda pair: (pair[0], pair[1].id))
-    html = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            result=result,
-            lines=result.lines(),
-            models=sorted({p.model for p in predictions}),
-            how=sorted({p.signature for p in predictions}),
-            problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
-            flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
-            words=Counter(word for p in predictions for word in p.words).most_common(20),
-            curves=_curves(run) if run else "",
-            wheels=_wheels(clips, said, lexicon, level),
-            worst=[_card(f, clip, said[clip.id]) for f, clip in scored[:_SHOWN_CLIPS]],
-            best=[_card(f, clip, said[clip.id]) for f, clip in scored[::-1][:_SHOWN_CLIPS]],
-        )
+    cards.sort(key=lambda card: (card["f"], card["clip"].id))
+    loader = PackageLoader("affectgpt_r1.evaluation", "templates")
+    environment = Environment(
+        loader=loader, autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("report.html").render(
+        result=result,
+        models=sorted({p.model for p in predictions}),
+        how=sorted({p.signature for p in predictions}),
+        problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
+        flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
+        words=Counter(word for p in predictions for word in p.words).most_common(20),
+        curves=_curves(run) if run else "",
+        wheels=_wheels(clips, predictions, lexicon, level),
+        worst=cards[:_SHOWN_CLIPS],
+        best=cards[::-1][:_SHOWN_CLIPS],
+        strip=_strip,
     )
     write_whole(path, html)
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("affectgpt_r1.evaluation", "templates"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _card(f: float, clip: Clip, prediction: Prediction) -> ClipCard:
-    return ClipCard(
-        clip.id,
-        clip.subtitle,
-        clip.labels or (),
-        prediction.words,
-        prediction.think,
-        prediction.flags,
-        f,
-        _strip(clip),
-    )
 
 
 def _strip(clip: Clip) -> str:
@@ -165,20 +120,18 @@ def _curves(run: Path) -> str:
 
 
 def _wheels(
-    clips: Sequence[Clip], said: dict[str, Prediction], lexicon: Lexicon, level: int
+    clips: Sequence[Clip], predictions: Sequence[Prediction], lexicon: Lexicon, level: int
 ) -> str:
     """For each wheel, the share of clips whose labels and answers name each class."""
     figure, axes = _figure(5)
     for wheel, axis in enumerate(axes):
-        labelled: Counter[str] = Counter()
-        predicted: Counter[str] = Counter()
-        for clip in clips:
-            if clip.labels is not None and clip.id in said:
-                labelled.update(_classes(clip.labels, lexicon, level, wheel))
-                predicted.update(_classes(said[clip.id].words, lexicon, level, wheel))
+        labelled, predicted = (
+            Counter(name for words in answers for name in _classes(words, lexicon, level, wheel))
+            for answers in ([clip.labels or () for clip in clips], [p.words for p in predictions])
+        )
         names = sorted(labelled | predicted, key=lambda name: (-labelled[name], name))[:12]
         places = np.arange(len(names))
-        total = max(len(said), 1)
+        total = max(len(clips), 1)
         axis.barh(places - 0.2, [labelled[n] / total for n in names], 0.4, color="#9db4c0")
         axis.barh(places + 0.2, [predicted[n] / total for n in names], 0.4, color="#26547c")
         axis.set_yticks(places, names, fontsize=8)

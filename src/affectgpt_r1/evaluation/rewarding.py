@@ -15,7 +15,7 @@ from affectgpt_r1.config import RewardRecipe
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.evaluation.answers import is_texts, read_rows, read_text, refuse
+from affectgpt_r1.evaluation.answers import is_texts, read_rows
 from affectgpt_r1.rewards import RewardRule, reward
 
 
@@ -34,10 +34,7 @@ def reward_rows(path: Path, recipe: RewardRecipe) -> Iterator[dict[str, object]]
     """
     rule, folder = RewardRule.of(recipe.rewards, recipe.mode), recipe.lexicon.folder
     lexicon = Lexicon.load(recipe.lexicon.name, folder=folder)
-    source, text = read_text(path)
-    rows, problems = read_rows(text, _row)
-    refuse(source, problems, rows, "no completion to reward is in it")
-    for number, row in rows.items():
+    for number, row in read_rows(path, _row, "no completion to reward is in it").items():
         read = parse_completion(row["completion"], recipe.mode)
         yield {
             "id": row.get("id", number),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
@@ -22,7 +22,7 @@ from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.hit import best_constant_hit, hit_pairs
 from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import Answer, Pair, sample_f, sample_wheels, signature
+from affectgpt_r1.emotion.score import Answer, Pair, reasons, sample_f, sample_wheels, signature
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import (
     Interval,
@@ -36,34 +36,42 @@ from affectgpt_r1.emotion.significance import (
     waf_statistic,
 )
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import AnswerRow, texts_of
-from affectgpt_r1.evaluation.evaluate import (
-    Scored,
-    evaluate_words,
-    evaluation_row,
-    interval_row,
-)
+from affectgpt_r1.evaluation.answers import AnswerRow
+from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole
 
 Metric = Literal["ew", "hit", "sentiment"]
 PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]
 
+#: The figure that is a metric's score.
+HEADLINES: Mapping[Metric, str] = {"ew": "f", "hit": "hit", "sentiment": "waf"}
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How answers are scored.
+    """How answers are read and scored.
 
     Attributes:
         metric: ew, hit, or sentiment.
         lexicon: name of the lexicon.
         levels: rings of the wheels; the score is the mean over them.
         parser: reads labels and answers.
+        extractor: what takes words out of prose: none, lexical (`emotion.extract`) or openai
+            (`emotion.ask`).
+        sentiments: given (the file's, and the lexicon's polarity where it has none), lexicon
+            (polarity alone) or openai.
+        server, model: of openai.
     """
 
     metric: Metric = "ew"
     lexicon: str = "builtin"
     levels: tuple[int, ...] = (1,)
     parser: Parser = "robust"
+    extractor: Literal["none", "lexical", "openai"] = "none"
+    sentiments: Literal["given", "lexicon", "openai"] = "given"
+    server: str | None = None
+    model: str | None = None
 
 
 #: The published combinations (METRIC.md, "Score"), and this project's own.
@@ -87,16 +95,12 @@ def rule_of(
     Raises:
         InputError: an option contradicts the preset.
     """
-    rule = PRESETS[preset] if preset is not None else Rule()
-    if level is not None and (metric or rule.metric) != "ew":
+    rule = PRESETS[preset] if preset else Rule()
+    levels = (level,) if level else rule.levels
+    chosen = Rule(metric or rule.metric, lexicon or rule.lexicon, levels, parser or rule.parser)
+    if level and chosen.metric != "ew":
         raise InputError(f"--level is for --metric ew: {metric} has one ring")
-    chosen = Rule(
-        metric or rule.metric,
-        lexicon or rule.lexicon,
-        rule.levels if level is None else (level,),
-        parser or rule.parser,
-    )
-    if preset is not None and chosen != rule:
+    if preset and chosen != rule:
         against = [f.name for f in fields(Rule) if getattr(chosen, f.name) != getattr(rule, f.name)]
         raise InputError(
             f"--preset {preset} fixes {', '.join(against)}: leave the option out, or the preset"
@@ -104,66 +108,42 @@ def rule_of(
     return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is made of predictions before they are scored.
-
-    Attributes:
-        words: what takes words out of prose: none, lexical (`emotion.extract`) or openai
-            (`emotion.ask`).
-        sentiments: given (the file's, and the lexicon's polarity where it has none), lexicon
-            (polarity alone) or openai.
-        server, model: of openai.
-    """
-
-    words: Literal["none", "lexical", "openai"] = "none"
-    sentiments: Literal["given", "lexicon", "openai"] = "given"
-    server: str | None = None
-    model: str | None = None
-
-    @property
-    def extractor(self) -> str:
-        """For the signature."""
-        return f"openai:{self.model}" if self.words == "openai" else self.words
-
-
 def read_predictions(
     rows: Sequence[AnswerRow],
-    reading: Reading,
-    metric: Metric,
+    rule: Rule,
     lexicon: Lexicon,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[AnswerRow]:
-    """Rows with the words, and for the sentiment metric the sentiments, that a reading finds.
+    """Rows with the words, and for the sentiment metric the sentiments, that a rule finds.
 
     Raises:
         InputError: the server or its model is not named.
     """
-    if metric != "sentiment" and reading.sentiments != "given":
-        raise InputError(f"--sentiments {reading.sentiments} is for --metric sentiment alone")
-    texts = texts_of(rows)
-    cache = user_cache_path("affectgpt-r1") / "asked"
-    asks = "openai" in (reading.words, reading.sentiments)
-    if not asks and (reading.server or reading.model):
+    if rule.metric != "sentiment" and rule.sentiments != "given":
+        raise InputError(f"--sentiments {rule.sentiments} is for --metric sentiment alone")
+    asks = "openai" in (rule.extractor, rule.sentiments)
+    if not asks and (rule.server or rule.model):
         raise InputError("--server and --server-model are for openai: name what it shall do")
-    if asks and not (reading.server and reading.model):
+    if asks and not (rule.server and rule.model):
         raise InputError("openai needs --server URL and --server-model NAME")
-    server = Server(reading.server or "", reading.model or "")
+    if (rule.extractor, rule.sentiments) == ("none", "given"):
+        return list(rows)
+    server = Server(rule.server or "", rule.model or "")
+    cache = user_cache_path("affectgpt-r1") / "asked"
+    texts = [row.text for row in rows]
     found: Sequence[Answer] = [row.prediction for row in rows]
-    if reading.words == "lexical":
+    if rule.extractor == "lexical":
         found = [None if text is None else extract_words(text, lexicon) for text in texts]
-    elif reading.words == "openai":
+    elif rule.extractor == "openai":
         found = ask_words(texts, server, cache, progress)
     sentiments: Sequence[str | None] = [row.sentiment for row in rows]
-    if reading.sentiments == "openai":
+    if rule.sentiments == "openai":
         sentiments = ask_sentiments(texts, server, cache, progress)
         found = [None if s is None else words for s, words in zip(sentiments, found, strict=True)]
-    elif reading.sentiments == "lexicon":
+    elif rule.sentiments == "lexicon":
         sentiments = [None] * len(rows)
     return [
         replace(row, prediction=words, sentiment=sentiment, prose=None)
-        if reading != Reading()
-        else row
         for row, words, sentiment in zip(rows, found, sentiments, strict=True)
     ]
 
@@ -181,6 +161,11 @@ class Kept:
     rows: tuple[AnswerRow, ...]
     pairs: tuple[Pair, ...]
     failed: int
+
+    @property
+    def groups(self) -> list[str]:
+        """Of the rows."""
+        return [row.group for row in self.rows]
 
 
 def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
@@ -228,25 +213,15 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     return Kept(tuple(given), tuple(pairs), len(rows) - len(given))
 
 
-def score_row(
-    kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading | None = None
-) -> dict[str, object]:
+def score_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     """The score of one system, with all that should stand beside it, as a JSON object."""
     if not kept.rows:
         raise InputError("none of the predictions could be obtained: there is nothing to score")
     if not can_be_scored(kept, rule, lexicon):
         raise InputError("no label can be scored by this metric and lexicon: there is no score")
-    reading = reading or Reading()
-    if rule.metric == "ew":
-        row = _ew_row(kept, rule, lexicon, reading.extractor)
-    elif rule.metric == "hit":
-        row = _hit_row(kept, rule, lexicon, reading)
-    else:
-        row = _sentiment_row(kept, rule, lexicon, reading)
-    if kept.failed:
-        skipped = row["skipped"]
-        assert isinstance(skipped, dict)
-        skipped["no prediction"] = skipped.get("no prediction", 0) + kept.failed
+    row_of = {"ew": _ew_row, "hit": _hit_row, "sentiment": _sentiment_row}[rule.metric]
+    row = row_of(kept, rule, lexicon)
+    row["skipped"] |= reasons({"no prediction": kept.failed})
     return row
 
 
@@ -257,18 +232,18 @@ def can_be_scored(kept: Kept, rule: Rule, lexicon: Lexicon) -> bool:
     return any(lexicon.counts(word) for labels, _ in kept.pairs for word in labels)
 
 
-def cited(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> str:
+def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
     """The signature of a score, which says where sentiments came from too."""
+    served = f"openai:{rule.model}"
+    extractor = served if rule.extractor == "openai" else rule.extractor
     levels = rule.levels if rule.metric == "ew" else (1,) if rule.metric == "hit" else (None,)
     names = [
-        signature(
-            lexicon, level, metric=rule.metric, parser=rule.parser, extractor=reading.extractor
-        )
+        signature(lexicon, level, metric=rule.metric, parser=rule.parser, extractor=extractor)
         for level in levels
     ]
     if rule.metric == "sentiment":
         given = sum(row.sentiment is not None for row in kept.rows)
-        source = f"openai:{reading.model}" if reading.sentiments == "openai" else "given"
+        source = served if rule.sentiments == "openai" else "given"
         if given < len(kept.rows):
             polar = lexicon if lexicon.tables.polarity else Lexicon.load()
             source = f"{polar.name}#{polar.hash}" + (f"+{source}" if given else "")
@@ -276,57 +251,47 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> str:
     return " + ".join(names)
 
 
-def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon, extractor: str) -> dict[str, object]:
-    scored = [
-        Scored(row.id, tuple(labels), tuple(words), row.group)
-        for row, (labels, words) in zip(kept.rows, kept.pairs, strict=True)
-    ]
-    result = evaluate_words(scored, lexicon, rule.levels, parser=rule.parser, extractor=extractor)
-    row = evaluation_row(result)
+def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
+    name = cited(kept, rule, lexicon)
+    row = json_row(evaluate_words(kept.pairs, kept.groups, lexicon, rule.levels, cited=name))
     del row["baseline"], row["over_baseline"]
     return row
 
 
-def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> dict[str, object]:
-    score = hit_pairs(kept.pairs, lexicon, cited=cited(kept, rule, lexicon, reading))
-    constant_words, constant = best_constant_hit([labels for labels, _ in kept.pairs], lexicon)
-    interval = bootstrap(hit_statistic(kept.pairs, lexicon), [row.group for row in kept.rows])
+def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
+    score = hit_pairs(kept.pairs, lexicon, cited=cited(kept, rule, lexicon))
+    words, hit = best_constant_hit([labels for labels, _ in kept.pairs], lexicon)
     return {
         "hit": score.hit,
-        "interval": interval_row(interval),
-        "wheels": list(score.wheels),
-        "constant": {"words": list(constant_words), "hit": constant},
-        "coverage": score.coverage,
-        "words_per_answer": score.words_per_answer,
-        "n": score.n,
-        "skipped": dict(score.skipped),
-        "signature": score.signature,
+        "interval": json_row(_interval(kept, rule, lexicon)),
+        "wheels": score.wheels,
+        "constant": {"words": list(words), "hit": hit},
+        **json_row(score),
     }
 
 
-def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon, reading: Reading) -> dict[str, object]:
-    labels, said = _intensities(kept), _sentiments(kept, lexicon)
-    score = sentiment_scores(labels, said)
-    interval = bootstrap(waf_statistic(labels, said), [row.group for row in kept.rows])
+def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
+    labels = _intensities(kept)
+    score = sentiment_scores(labels, _sentiments(kept, lexicon))
     by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in _SIGNS}
     best = max(_SIGNS, key=lambda sign: by_sign[sign])
+    given = [row.sentiment for row in kept.rows]
     return {
         "waf": score.waf,
-        "interval": interval_row(interval),
+        "interval": json_row(_interval(kept, rule, lexicon)),
         "accuracy": score.accuracy,
         "constant": {"sentiment": best, "waf": by_sign[best]},
-        "n": score.n,
-        "skipped": dict(score.skipped),
-        "sentiments_given": sum(row.sentiment is not None for row in kept.rows),
+        **json_row(score),
+        "sentiments_given": len(given) - given.count(None),
         "sentiments_of_no_kind": sum(
-            row.sentiment not in (None, "positive", "negative", "neutral") for row in kept.rows
+            sentiment not in (None, "positive", "negative", "neutral") for sentiment in given
         ),
         "without_polarity": sum(
-            row.sentiment is None and not any(map(lexicon.polarity, words))
-            for row, (_, words) in zip(kept.rows, kept.pairs, strict=True)
+            sentiment is None and not any(map(lexicon.polarity, words))
+            for sentiment, (_, words) in zip(given, kept.pairs, strict=True)
         ),
         "by_polarity": _by_polarity(kept, labels, lexicon),
-        "signature": cited(kept, rule, lexicon, reading),
+        "signature": cited(kept, rule, lexicon),
     }
 
 
@@ -363,12 +328,12 @@ def statistic_of(kept: Kept, rule: Rule, lexicon: Lexicon) -> Statistic:
     return waf_statistic(_intensities(kept), _sentiments(kept, lexicon))
 
 
+def _interval(kept: Kept, rule: Rule, lexicon: Lexicon) -> Interval:
+    return bootstrap(statistic_of(kept, rule, lexicon), kept.groups)
+
+
 def compare(
-    one: Kept,
-    others: Mapping[str, Kept],
-    rule: Rule,
-    lexicon: Lexicon,
-    reading: Reading | None = None,
+    one: Kept, others: Mapping[str, Kept], rule: Rule, lexicon: Lexicon
 ) -> list[dict[str, object]]:
     """Each other system's score, and the paired difference of the first to it.
 
@@ -379,58 +344,50 @@ def compare(
         InputError: the systems answered other samples, or other labels.
     """
     rows: list[dict[str, object]] = []
-    intervals: list[Interval] = []
+    known: dict[int, float] = {}
     for name, other in others.items():
         left, right = _paired(one, other, name)
-        interval = bootstrap(
-            difference(statistic_of(left, rule, lexicon), statistic_of(right, rule, lexicon)),
-            [row.group for row in left.rows],
-        )
-        value = bootstrap(statistic_of(right, rule, lexicon), [r.group for r in right.rows])
-        intervals.append(interval)
+        sides = [statistic_of(side, rule, lexicon) for side in (left, right)]
+        interval = bootstrap(difference(*sides), left.groups)
+        if not isnan(interval.p):
+            known[len(rows)] = interval.p
         rows.append(
             {
                 "system": name,
-                rule.metric: interval_row(value),
-                "difference": interval_row(interval),
+                rule.metric: json_row(bootstrap(sides[1], right.groups)),
+                "difference": json_row(interval),
                 "n_paired": len(left.rows),
                 "n_unpaired": len(one.rows) + len(other.rows) - 2 * len(left.rows),
-                "signature": cited(right, rule, lexicon, reading or Reading()),
+                "signature": cited(right, rule, lexicon),
             }
         )
-    known = [interval.p for interval in intervals if not isnan(interval.p)]
-    corrected = iter(holm(known))
-    for row, interval in zip(rows, intervals, strict=True):
-        told = not isnan(interval.p)
-        row["p"], row["p_holm"] = (interval.p, next(corrected)) if told else (None, None)
-    return rows
-
-
-def _truth(kept: Kept, i: int) -> object:
-    """A sample's labels as they are scored: words, or a number where there are none."""
-    return kept.pairs[i][0] or kept.rows[i].labels
+    corrected = dict(zip(known, holm(list(known.values())), strict=True))
+    return [{**row, "p": known.get(i), "p_holm": corrected.get(i)} for i, row in enumerate(rows)]
 
 
 def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
     """The samples that both answered, in one order."""
-    places = {row.id: i for i, row in enumerate(other.rows)}
-    common = [(i, places[row.id]) for i, row in enumerate(one.rows) if row.id in places]
+    left, right = _by_id(one), _by_id(other)
+    common = [sample for sample in left if sample in right]
     if not common:
         raise InputError(f"{name} answers none of the samples: compare systems on the same ids")
-    for i, j in common:
-        if _truth(one, i) != _truth(other, j):
+    for sample in common:
+        # Labels as they are scored: words, or a number where there are none.
+        truths = [labels or row.labels for row, (labels, _) in (left[sample], right[sample])]
+        if truths[0] != truths[1]:
             raise InputError(
-                f"{name} has other labels for {one.rows[i].id!r}: compare systems on the same data"
+                f"{name} has other labels for {sample!r}: compare systems on the same data"
             )
 
-    def part(kept: Kept, places: Sequence[int]) -> Kept:
-        return replace(
-            kept,
-            rows=tuple(kept.rows[i] for i in places),
-            pairs=tuple(kept.pairs[i] for i in places),
-        )
+    def part(kept: Kept, samples: Mapping[str, tuple[AnswerRow, Pair]]) -> Kept:
+        rows, pairs = zip(*[samples[sample] for sample in common], strict=True)
+        return replace(kept, rows=rows, pairs=pairs)
 
-    return part(one, [i for i, _ in common]), part(other, [j for _, j in common])
+    return part(one, left), part(other, right)
+
+
+def _by_id(kept: Kept) -> dict[str, tuple[AnswerRow, Pair]]:
+    return {row.id: (row, pair) for row, pair in zip(kept.rows, kept.pairs, strict=True)}
 
 
 def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import AnswerRow, read_answers
-from affectgpt_r1.evaluation.scoring import Metric, Rule, can_be_scored, keep, score_row
+from affectgpt_r1.evaluation.scoring import Metric, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,6 @@ _ALIASES = {
     "simsv2": "chsimsv2",
     "ovmerd": "ovmerdplus",
 }
-_MAIN = {"hit": "hit", "sentiment": "waf", "ew": "f"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,11 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
             rows.append((path, replace(row, dataset=name)))
     apart = any(len(files) > 1 for files in places.values())
     stems = len({path.stem for path in paths}) == len(set(paths))
-
-    def checkpoint(path: Path) -> str:
-        if not apart:
-            return "given"
-        return path.stem if stems else str(path)
-
-    return [replace(row, checkpoint=row.checkpoint or checkpoint(path)) for path, row in rows]
+    names = {path: path.stem if stems else str(path) for path in paths}
+    return [
+        replace(row, checkpoint=row.checkpoint or (names[path] if apart else "given"))
+        for path, row in rows
+    ]
 
 
 def bench(
@@ -144,31 +143,21 @@ def bench(
         raise InputError(f"no prediction is of checkpoint {fixed!r}: there are {', '.join(named)}")
     table = []
     for key, kind in SETS.items():
-        scores: dict[str, tuple[float, int, str]] = {}
+        of_set = replace(rule, metric=kind.metric, levels=(1,))
+        headline = scoring.HEADLINES[kind.metric]
+        scores: dict[str | None, tuple[Any, int, Any]] = {}  # value, rows, signature
         for name in named:
             part = [row for row in rows if row.dataset == key and row.checkpoint == name]
-            if part:
-                of_set = replace(rule, metric=kind.metric, levels=(1,))
-                kept = keep(part, of_set, f"{key} at {name}")
-                if not can_be_scored(kept, of_set, lexicon):
-                    continue
-                row = score_row(kept, of_set, lexicon)
-                value = row[_MAIN[kind.metric]]
-                assert isinstance(value, float)
-                scores[name] = (value, len(kept.rows), str(row["signature"]))
+            kept = scoring.keep(part, of_set, f"{key} at {name}")
+            if scoring.can_be_scored(kept, of_set, lexicon):
+                row = scoring.score_row(kept, of_set, lexicon)
+                scores[name] = row[headline], len(kept.rows), row["signature"]
         best = max(scores, key=lambda name: scores[name][0], default=None)
-        shown = fixed if fixed in scores else best
+        at_best = scores.get(best, (None, 0, None))
+        # Without a fixed score, rows and signature are those of the best checkpoint.
+        at_fixed = scores.get(fixed, (None, *at_best[1:]))
         table.append(
-            BenchRow(
-                kind.title,
-                _MAIN[kind.metric],
-                kind.n,
-                scores[fixed][0] if fixed in scores else None,
-                scores[best][0] if best is not None else None,
-                best,
-                scores[shown][1] if shown is not None else 0,
-                scores[shown][2] if shown is not None else None,
-            )
+            BenchRow(kind.title, headline, kind.n, at_fixed[0], at_best[0], best, *at_fixed[1:])
         )
     return Bench(
         tuple(table),
