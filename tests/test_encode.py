@@ -27,12 +27,12 @@ from affectgpt_r1.media.container import MAX_DURATION_S
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import Fate, encode_clips
-from affectgpt_r1.perception.features import Features, feature_key, perceive
+from affectgpt_r1.perception.features import Encoders, EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
 from test_media import write_sound, write_video
 
 STRESS = bool(os.environ.get("AFFECTGPT_R1_STRESS"))
-VISUAL, AUDIO = GradientFaceEncoder(), SignalSpeechEncoder()
+SOURCE = EncoderSource.of(Encoders(GradientFaceEncoder(), SignalSpeechEncoder()))
 
 
 def deed(name: str) -> str:
@@ -135,9 +135,7 @@ def mutated(originals: Sequence[Path], place: Path, draw: random.Random) -> Path
 
 def encode(clips: Sequence[Clip], cache: Path, *, retry: bool = False, **limits: float) -> object:
     guard = Guard(2, limits.get("wall_s", 60.0), int(limits.get("memory_bytes", 3 << 30)))
-    return encode_clips(
-        clips, VISUAL, AUDIO, view="face", cache=FeatureCache(cache), guard=guard, retry=retry
-    )
+    return encode_clips(clips, SOURCE, FeatureCache(cache), guard, retry=retry)
 
 
 def failures(cache: Path) -> list[dict[str, str]]:
@@ -162,7 +160,7 @@ def test_every_mutated_file_ends_as_features_or_as_a_reason(
     cache = FeatureCache(tmp_path / "cache")
     told = {row["id"] for row in listed}
     for clip in clips:
-        found = cache.get(feature_key(clip, VISUAL, AUDIO, view="face"))
+        found = cache.get(SOURCE.key(clip))
         assert (found is None) == (clip.id in told)
 
 
@@ -252,7 +250,7 @@ def test_an_encode_that_is_killed_goes_on_and_loses_nothing(demo: Path, tmp_path
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     kept = FeatureCache(cache)
     for clip in clips[:: 20 if STRESS else 1]:
-        undisturbed = perceive(clip, VISUAL, AUDIO)
+        undisturbed = perceive(clip, SOURCE)
         assert same(kept.get(undisturbed.key), undisturbed)
     assert fates_of(run(demo, cache))["cached"] == len(clips)
 

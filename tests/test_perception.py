@@ -30,7 +30,12 @@ from affectgpt_r1.errors import InputError, MediaError, MissingFileError, ModelF
 from affectgpt_r1.media import read_media
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.clip import ClipImageEncoder
-from affectgpt_r1.perception.features import encoder_identity, feature_key, perceive
+from affectgpt_r1.perception.features import (
+    Encoders,
+    EncoderSource,
+    encoder_identity,
+    perceive,
+)
 from affectgpt_r1.perception.hubert import HubertSpeechEncoder, normalised
 from affectgpt_r1.perception.pretrained import weights_revision
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
@@ -98,6 +103,10 @@ class MeanEncoder:
         return np.repeat(means[:, None], self.width, axis=1).astype(np.float32)
 
 
+def source(visual: Any, audio: Any, view: Any = "face") -> EncoderSource:
+    return EncoderSource.of(Encoders(visual, audio, view))
+
+
 class WrongEncoder(MeanEncoder):
     """Says a width that it does not give, or gives infinities."""
 
@@ -122,14 +131,14 @@ def silent_film(tmp_path: Path) -> Clip:
 
 
 def test_absent_modality_is_zeros_said_to_be_absent(sound_clip: Clip, silent_film: Clip) -> None:
-    heard = perceive(sound_clip, MeanEncoder(5), MeanEncoder(7))
+    heard = perceive(sound_clip, source(MeanEncoder(5), MeanEncoder(7)))
     assert heard.has_audio
     assert not heard.has_visual
     assert heard.visual.shape == (8, 5)
     assert not heard.visual.any()
     assert heard.audio.shape == (8, 7)
     assert heard.audio.any()
-    seen = perceive(silent_film, MeanEncoder(5), MeanEncoder(7))
+    seen = perceive(silent_film, source(MeanEncoder(5), MeanEncoder(7)))
     assert seen.has_visual
     assert not seen.has_audio
     assert seen.audio.shape == (8, 7)
@@ -141,7 +150,7 @@ def test_absent_modality_is_zeros_said_to_be_absent(sound_clip: Clip, silent_fil
 
 def test_flags_of_the_media_are_kept(sound_clip: Clip, silent_film: Clip) -> None:
     for clip in (sound_clip, silent_film):
-        flags = perceive(clip, MeanEncoder(), MeanEncoder()).flags
+        flags = perceive(clip, source(MeanEncoder(), MeanEncoder())).flags
         assert flags == {str(flag) for flag in read_media(clip).flags}
         assert flags
 
@@ -150,8 +159,8 @@ def test_view_chooses_faces_or_whole_frames(tmp_path: Path, silent_film: Clip) -
     faces = tmp_path / "faces.npy"
     np.save(faces, np.full((8, 64, 64, 3), 200, dtype=np.uint8))
     clip = replace(silent_film, faces=faces)
-    face = perceive(clip, MeanEncoder(), MeanEncoder(), view="face")
-    frame = perceive(clip, MeanEncoder(), MeanEncoder(), view="frame")
+    face = perceive(clip, source(MeanEncoder(), MeanEncoder(), "face"))
+    frame = perceive(clip, source(MeanEncoder(), MeanEncoder(), "frame"))
     assert np.allclose(face.visual, 200)
     assert not np.allclose(frame.visual, 200)
     assert face.key != frame.key
@@ -159,9 +168,9 @@ def test_view_chooses_faces_or_whole_frames(tmp_path: Path, silent_film: Clip) -
 
 def test_a_perceived_clip_is_not_read_again(tmp_path: Path, sound_clip: Clip) -> None:
     cache, visual, audio = FeatureCache(tmp_path / "cache"), MeanEncoder(), MeanEncoder()
-    first = perceive(sound_clip, visual, audio, cache=cache)
+    first = perceive(sound_clip, source(visual, audio), cache)
     renamed = replace(sound_clip, id="other", subtitle="Oh.", labels=("sad",))
-    again = perceive(renamed, visual, audio, cache=cache)
+    again = perceive(renamed, source(visual, audio), cache)
     assert (cache.hits, cache.misses, cache.damaged, audio.calls) == (1, 1, 0, 1)
     assert first.key == again.key
     assert np.array_equal(first.audio, again.audio)
@@ -174,16 +183,16 @@ def test_key_changes_with_media_encoder_settings_width_and_view(
     other = Clip(id="a", audio=write_wav(tmp_path / "c.wav", voice(3.0, gain=0.2)))
     visual, audio = MeanEncoder(3, revision="a"), MeanEncoder(3, revision="a")
     keys = [
-        feature_key(sound_clip, visual, audio, view="face"),
-        feature_key(sound_clip, visual, audio, view="frame"),
-        feature_key(other, visual, audio, view="face"),
-        feature_key(sound_clip, visual, MeanEncoder(3, revision="b"), view="face"),
-        feature_key(sound_clip, MeanEncoder(3, revision="b"), audio, view="face"),
-        feature_key(sound_clip, MeanEncoder(4, revision="a"), audio, view="face"),
+        source(visual, audio, "face").key(sound_clip),
+        source(visual, audio, "frame").key(sound_clip),
+        source(visual, audio, "face").key(other),
+        source(visual, MeanEncoder(3, revision="b"), "face").key(sound_clip),
+        source(MeanEncoder(3, revision="b"), audio, "face").key(sound_clip),
+        source(MeanEncoder(4, revision="a"), audio, "face").key(sound_clip),
     ]
     assert len(set(keys)) == len(keys)
     moved = shutil.copy(str(sound_clip.audio), tmp_path / "moved.wav")
-    same = feature_key(Clip(id="z", audio=Path(moved)), visual, audio, view="face")
+    same = source(visual, audio, "face").key(Clip(id="z", audio=Path(moved)))
     assert same == keys[0]
     assert all(len(key) == 64 and int(key, 16) >= 0 for key in keys)
 
@@ -198,16 +207,16 @@ def test_wrong_output_of_an_encoder_is_refused_and_not_kept(
     tmp_path: Path, sound_clip: Clip, encoder: WrongEncoder
 ) -> None:
     with pytest.raises(InputError, match="encoder 'wrong' gave"):
-        perceive(sound_clip, MeanEncoder(), encoder, cache=FeatureCache(tmp_path / "cache"))
+        perceive(sound_clip, source(MeanEncoder(), encoder), FeatureCache(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 
 
 def test_unreadable_and_missing_media_are_errors_of_the_input(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     with pytest.raises(MediaError):
-        perceive(Clip(id="a", audio=tmp_path / "empty.wav"), MeanEncoder(), MeanEncoder())
+        perceive(Clip(id="a", audio=tmp_path / "empty.wav"), source(MeanEncoder(), MeanEncoder()))
     with pytest.raises(MissingFileError):
-        perceive(Clip(id="a", audio=tmp_path / "none.wav"), MeanEncoder(), MeanEncoder())
+        perceive(Clip(id="a", audio=tmp_path / "none.wav"), source(MeanEncoder(), MeanEncoder()))
 
 
 def test_signal_encoders_load_without_torch() -> None:

@@ -43,7 +43,7 @@ from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import Predictor
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
-from affectgpt_r1.model.profiles import EncoderSource
+from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardRule, reward
 from affectgpt_r1.rewards.perception import (
     By,

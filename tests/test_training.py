@@ -26,9 +26,10 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, TrainingError
 from affectgpt_r1.evaluation.predict import perceive_clips
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
-from affectgpt_r1.model.profiles import PROFILES, EncoderSource, create_model, load_encoders
+from affectgpt_r1.model.profiles import PROFILES, create_model, load_encoders
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest

@@ -23,8 +23,8 @@ from affectgpt_r1.config import (
 from affectgpt_r1.dialogue import prompt_pieces
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
-from affectgpt_r1.model.profiles import PROFILES, Encoders, create_model
-from affectgpt_r1.perception.features import Features
+from affectgpt_r1.model.profiles import PROFILES, create_model
+from affectgpt_r1.perception.features import Encoders, Features
 from affectgpt_r1.training.trainer import Examples
 
 WORDS = ("happy", "sad", "angry", "afraid")

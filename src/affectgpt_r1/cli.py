@@ -375,6 +375,33 @@ def prepare(
     _answer(made)
 
 
+@app.command()
+def encode(
+    manifest: Annotated[Path, typer.Argument(help="Clips; their words are not read.")],
+    profile: Annotated[Literal["nano", "small", "full"], typer.Option(help="Whose encoders.")],
+    cache: CacheOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = 2,
+    wall_s: Annotated[float, typer.Option(min=1, help="Seconds that a clip may take.")] = 120,
+    memory_mib: Annotated[int, typer.Option(min=512, help="Memory of a reading process.")] = 4096,
+    shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
+    retry: Annotated[bool, typer.Option("--retry", help="Only what failed before.")] = False,
+) -> None:
+    """Encode clips into the feature cache; what cannot be read is listed in its failures.jsonl."""
+    from affectgpt_r1.media.worker import Guard
+    from affectgpt_r1.model.profiles import PROFILES, load_encoders
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of
+    from affectgpt_r1.perception.features import EncoderSource
+
+    clips = shard_of(read_manifest(manifest), shard)
+    store, guard = feature_cache(cache), Guard(workers, wall_s, memory_mib << 20)
+    source = EncoderSource.of(load_encoders(PROFILES[profile]))
+    with bars() as bar:
+        told = bar("encoding")
+        fates = encode_clips(clips, source, store, guard, retry=retry, progress=told)
+    _answer({"clips": len(clips), **{fate: fates[fate] for fate in get_args(Fate)}})
+
+
 @train_app.command("cold-start")
 def cold_start(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Phase 1: tune a model on descriptions and labels."""

@@ -25,12 +25,12 @@ from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import (
     PROFILES,
-    EncoderSource,
+    encoders_of,
     load_processor,
 )
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import AudioEncoder, Features, VisualEncoder, recalled
+from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 
 #: Told how many of how many are done.
 Progress = Callable[[int, int], None]
@@ -124,7 +124,7 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
     nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
-    source = EncoderSource.trained_on(config)
+    source = encoders_of(config)
     return Predictor(model, load_processor(folder), source, signature)
 
 
@@ -141,16 +141,9 @@ def perceive_clips(
         MissingFileError: a clip is not in the cache and the encoders are not on this machine.
         ModelFolderError: the encoders here are not those that the model was trained on.
     """
-
-    def encoders() -> tuple[VisualEncoder, AudioEncoder]:
-        loaded = source.load()  # kept by the source
-        return loaded.visual, loaded.audio
-
     features = []
     for done, clip in enumerate(clips, 1):
-        features.append(
-            recalled(clip, source.visual, source.audio, encoders, view=source.view, cache=cache)
-        )
+        features.append(perceive(clip, source, cache))
         if progress:
             progress(done, len(clips))
     return features

@@ -6,7 +6,6 @@ error that names the file, the profile and the command that fetches it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +29,13 @@ from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.weights import SMOLLM2, load_language_model, resolve, weights_digest
-from affectgpt_r1.perception.features import AudioEncoder, VisualEncoder, encoder_identity
+from affectgpt_r1.perception.features import (
+    AudioEncoder,
+    Encoders,
+    EncoderSource,
+    VisualEncoder,
+    encoder_identity,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,51 +71,6 @@ PROFILES = {
 _NANO_VOCABULARY = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Encoders:
-    """The two frozen encoders of a profile and the view they are fed."""
-
-    visual: VisualEncoder
-    audio: AudioEncoder
-    view: View
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSource:
-    """Encoders by their identities: loaded once a clip is not in the cache, and not before.
-
-    Attributes:
-        visual, audio: as `encoder_identity` writes them.
-        view: what the visual encoder is fed.
-        load: gives the encoders.
-    """
-
-    visual: str
-    audio: str
-    view: View
-    load: Callable[[], Encoders]
-
-    @classmethod
-    def of(cls, encoders: Encoders) -> EncoderSource:
-        """Encoders that are loaded."""
-        identities = encoder_identity(encoders.visual), encoder_identity(encoders.audio)
-        return cls(*identities, encoders.view, lambda: encoders)
-
-    @classmethod
-    def trained_on(cls, config: AffectGPTConfig) -> EncoderSource:
-        """The encoders whose features a model was trained on."""
-
-        @cache
-        def load() -> Encoders:
-            encoders = load_encoders(PROFILES[config.profile])
-            check_encoders(config, encoders)
-            return encoders
-
-        if not (config.visual_encoder and config.audio_encoder):
-            return cls.of(load())
-        return cls(config.visual_encoder, config.audio_encoder, config.view, load)
-
-
 def load_encoders(profile: Profile) -> Encoders:
     """Load a profile's encoders.
 
@@ -136,21 +96,29 @@ def load_encoders(profile: Profile) -> Encoders:
     return Encoders(visual, audio, profile.view)
 
 
-def check_encoders(config: AffectGPTConfig, encoders: Encoders) -> None:
-    """Refuse encoders other than those whose features the model was trained on.
+def encoders_of(config: AffectGPTConfig) -> EncoderSource:
+    """The encoders whose features a model was trained on; others are refused when they are loaded.
 
     Raises:
-        ModelFolderError: names or settings differ.
+        ModelFolderError: by `load`: names or settings of what is here differ.
     """
-    for role, trained, here in (
-        ("visual", config.visual_encoder, encoder_identity(encoders.visual)),
-        ("audio", config.audio_encoder, encoder_identity(encoders.audio)),
-    ):
-        if trained not in ("", here):
-            raise ModelFolderError(
-                f"the model was trained on features of the {role} encoder {trained}, here it is "
-                f"{here}: use the release that trained it, or train again"
-            )
+
+    @cache
+    def load() -> Encoders:
+        encoders = load_encoders(PROFILES[config.profile])
+        here = EncoderSource.of(encoders)
+        for role in ("visual", "audio"):
+            trained, found = getattr(config, f"{role}_encoder"), getattr(here, role)
+            if trained not in ("", found):
+                raise ModelFolderError(
+                    f"the model was trained on features of the {role} encoder {trained}, here it "
+                    f"is {found}: use the release that trained it, or train again"
+                )
+        return encoders
+
+    if not (config.visual_encoder and config.audio_encoder):
+        return EncoderSource.of(load())
+    return EncoderSource(config.visual_encoder, config.audio_encoder, config.view, load)
 
 
 def create_model(

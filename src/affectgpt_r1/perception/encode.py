@@ -10,57 +10,31 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.media import ClipMedia, read_media
+from affectgpt_r1.media import ClipMedia, content_hash, read_media
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import (
-    STEPS,
-    AudioEncoder,
-    VisualEncoder,
-    encoded,
-    encoder_identity,
-    key_of,
-)
+from affectgpt_r1.perception.features import STEPS, EncoderSource, encoded, feature_key
 
 #: What became of a clip: encoded, found in the cache, failed, or left out since it failed before.
-Fate: TypeAlias = Literal["encoded", "cached", "failed", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A clip to be read, by whoever has it.
-
-    Attributes:
-        clip: names the media.
-        visual, audio: the encoders' identities.
-        view: faces or whole frames.
-        folder: of the cache.
-    """
-
-    clip: Clip
-    visual: str
-    audio: str
-    view: View
-    folder: Path
+Fate = Literal["encoded", "cached", "failed", "skipped"]
 
 
 def encode_clips(
     clips: Sequence[Clip],
-    visual: VisualEncoder,
-    audio: AudioEncoder,
-    *,
-    view: View,
+    source: EncoderSource,
     cache: FeatureCache,
     guard: Guard,
+    *,
     retry: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Counter[Fate]:
@@ -68,8 +42,7 @@ def encode_clips(
 
     Args:
         clips: several processes may be given the same ones, and then share the work.
-        visual, audio: the encoders.
-        view: faces or whole frames.
+        source: the encoders.
         cache: its `failures.jsonl` lists what could not be read, with reasons.
         guard: limits of reading.
         retry: only what failed before is tried, again.
@@ -93,7 +66,7 @@ def encode_clips(
     fates["skipped"] = 0 if retry else len(again)
     # An order of one's own: two processes on one manifest do not run after each other's clips.
     random.Random(os.getpid()).shuffle(wanted)
-    done_by = _encoded(wanted, visual, audio, view, cache, guard)
+    done_by = _encoded(wanted, source, cache, guard)
     for done, (clip, fate, reason) in enumerate(done_by, 1):
         fates[fate] += 1
         if reason is not None:
@@ -106,45 +79,53 @@ def encode_clips(
     return fates
 
 
+def shard_of(clips: Sequence[Clip], part: str) -> Sequence[Clip]:
+    """The I-th of N parts, written `I/N`: every N-th clip.
+
+    Raises:
+        InputError: it is written otherwise.
+    """
+    i, _, n = part.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise InputError(f"--shard {part!r}: write I/N, such as 2/4 for the second of four parts")
+    return clips[int(i) - 1 :: int(n)]
+
+
 def _encoded(
-    clips: Sequence[Clip],
-    visual: VisualEncoder,
-    audio: AudioEncoder,
-    view: View,
-    cache: FeatureCache,
-    guard: Guard,
+    clips: Iterable[Clip], source: EncoderSource, cache: FeatureCache, guard: Guard
 ) -> Iterator[tuple[Clip, Fate, str | None]]:
-    identities = encoder_identity(visual), encoder_identity(audio)
-    tasks = (Task(clip, *identities, view, cache.folder) for clip in clips)
-    for task, read, reason in guarded(read_task, tasks, guard):
-        if read is None:
-            yield task.clip, "failed", reason
+    read = partial(read_unless_cached, source.visual, source.audio, source.view, cache.folder)
+    for clip, found, reason in guarded(read, clips, guard):
+        if found is None:
+            yield clip, "failed", reason
             continue
-        key, media = read
+        key, media = found
         if media is None:
-            yield task.clip, "cached", None
+            yield clip, "cached", None
             continue
         try:
-            features = encoded(media, visual, audio, view=view, key=key)
+            features = encoded(media, source.load(), key)
         except InputError as error:
-            yield task.clip, "failed", str(error)
+            yield clip, "failed", str(error)
             continue
         cache.put(features)
-        yield task.clip, "encoded", None
+        yield clip, "encoded", None
 
 
-def read_task(task: Task) -> tuple[str, ClipMedia | None]:
+def read_unless_cached(
+    visual: str, audio: str, view: View, folder: Path, clip: Clip
+) -> tuple[str, ClipMedia | None]:
     """A clip's key, and its media unless the cache holds its features; run in another process.
 
     Raises:
         As `read_media`.
     """
-    key = key_of(task.clip, task.visual, task.audio, task.view)
-    if FeatureCache(task.folder).get(key) is not None:
+    key = feature_key(content_hash(clip), visual, audio, view)
+    if FeatureCache(folder).get(key) is not None:
         return key, None
-    media = read_media(task.clip, frames=STEPS, windows=STEPS)
+    media = read_media(clip, frames=STEPS, windows=STEPS)
     # What no encoder looks at need not travel between processes.
-    if task.view == "face":
+    if view == "face":
         return key, replace(media, frames=media.frames[:0])
     return key, replace(media, faces=media.faces[:0])
 

@@ -92,96 +92,89 @@ def encoder_identity(encoder: Encoder[Any]) -> str:
     return f"{encoder.name}#{_digest([encoder.width, dict(encoder.settings)])[:16]}"
 
 
-def feature_key(clip: Clip, visual: VisualEncoder, audio: AudioEncoder, *, view: View) -> str:
-    """The 64 hex digits under which a clip's features are kept: media, encoders and view.
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """Two frozen encoders, and what the visual one is fed: faces or whole frames."""
 
-    The clip's id, words and the media files' names and places do not enter.
+    visual: VisualEncoder
+    audio: AudioEncoder
+    view: View = "face"
 
-    Raises:
-        MissingFileError: a media file does not exist.
+
+@dataclass(frozen=True, slots=True)
+class EncoderSource:
+    """Encoders by their identities: loaded once a clip is not in the cache, and not before.
+
+    Attributes:
+        visual, audio: as `encoder_identity` writes them.
+        view: what the visual encoder is fed.
+        load: gives the encoders.
     """
-    return key_of(clip, encoder_identity(visual), encoder_identity(audio), view)
+
+    visual: str
+    audio: str
+    view: View
+    load: Callable[[], Encoders]
+
+    @classmethod
+    def of(cls, encoders: Encoders) -> EncoderSource:
+        """Encoders that are loaded."""
+        identities = encoder_identity(encoders.visual), encoder_identity(encoders.audio)
+        return cls(*identities, encoders.view, lambda: encoders)
+
+    def key(self, clip: Clip) -> str:
+        """The 64 hex digits under which a clip's features are kept: media, encoders and view.
+
+        The clip's id, words and the media files' names and places do not enter.
+
+        Raises:
+            MissingFileError: a media file does not exist.
+        """
+        return feature_key(content_hash(clip), self.visual, self.audio, self.view)
 
 
-def recalled(
-    clip: Clip,
-    visual: str,
-    audio: str,
-    encoders: Callable[[], tuple[VisualEncoder, AudioEncoder]],
-    *,
-    view: View,
-    cache: FeatureCache | None,
-) -> Features:
-    """A clip's features from the cache; encoders are asked for only where it lacks them.
+def feature_key(content: str, visual: str, audio: str, view: View) -> str:
+    """The key of media by their content hash, under encoders by their identities."""
+    return _digest([_VERSION, content, visual, audio, view])
+
+
+def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = None) -> Features:
+    """A clip's features, from the cache where it holds them; else read, encoded and put there.
 
     Args:
         clip: names the media.
-        visual, audio: the encoders' identities.
-        encoders: gives the encoders of these identities.
-        view: faces or whole frames.
+        source: encoders; asked for only where the cache lacks the clip.
         cache: None: nothing is kept.
 
     Raises:
-        As `perceive`, and what `encoders` raises.
+        MissingFileError: a media file does not exist, or the encoders are not on this machine.
+        MediaError: the clip cannot be read.
+        InputError: as `encoded`.
     """
-    key = key_of(clip, visual, audio, view)
+    key = source.key(clip)
     kept = cache.get(key) if cache is not None else None
     if kept is None:
-        media = read_media(clip, frames=STEPS, windows=STEPS)
-        kept = encoded(media, *encoders(), view=view, key=key)
+        kept = encoded(read_media(clip, frames=STEPS, windows=STEPS), source.load(), key)
         if cache is not None:
             cache.put(kept)
     return kept
 
 
-def perceive(
-    clip: Clip,
-    visual: VisualEncoder,
-    audio: AudioEncoder,
-    *,
-    view: View = "face",
-    cache: FeatureCache | None = None,
-) -> Features:
-    """A clip's features, from the cache where it holds them; else read, encoded and put there.
-
-    Args:
-        clip: names the media.
-        visual: given the faces (t, 224, 224, 3), or the whole frames.
-        audio: given the windows (t, 32000).
-        view: faces or whole frames.
-        cache: None: nothing is kept.
-
-    Raises:
-        MissingFileError: a media file does not exist.
-        MediaError: the clip cannot be read.
-        InputError: an encoder gave values that are not finite or of another shape than it says.
-    """
-    identities = encoder_identity(visual), encoder_identity(audio)
-    return recalled(clip, *identities, lambda: (visual, audio), view=view, cache=cache)
-
-
-def encoded(
-    media: ClipMedia, visual: VisualEncoder, audio: AudioEncoder, *, view: View, key: str
-) -> Features:
+def encoded(media: ClipMedia, encoders: Encoders, key: str) -> Features:
     """The features of a clip that was read (`STEPS` frames and windows).
 
     Raises:
         InputError: an encoder gave values that are not finite or of another shape than it says.
     """
-    images = media.faces if view == "face" else media.frames
+    images = media.faces if encoders.view == "face" else media.frames
     return Features(
-        visual=_encoded(visual, images),
-        audio=_encoded(audio, media.windows),
+        visual=_encoded(encoders.visual, images),
+        audio=_encoded(encoders.audio, media.windows),
         has_visual=len(images) > 0,
         has_audio=len(media.windows) > 0,
         flags=frozenset(str(flag) for flag in media.flags),
         key=key,
     )
-
-
-def key_of(clip: Clip, visual: str, audio: str, view: View) -> str:
-    """As `feature_key`, by the encoders' identities."""
-    return _digest([_VERSION, content_hash(clip), visual, audio, view])
 
 
 def _encoded(encoder: Encoder[_Values], steps: NDArray[_Values]) -> NDArray[np.float32]:

@@ -29,8 +29,9 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
-from affectgpt_r1.model.profiles import PROFILES, EncoderSource, create_model, load_encoders
+from affectgpt_r1.model.profiles import PROFILES, create_model, load_encoders
 from affectgpt_r1.perception.cache import feature_cache
+from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
 from affectgpt_r1.training.alignment import align_projectors
