@@ -178,14 +178,9 @@ class Lexicon:
         wheels = []
         for first, second in self.tables.wheels:
             on = [w for w in choices if w in first]
-            wheels.append(
-                ExplainedWheel(
-                    first[on[0]] if on else None,
-                    second[on[0]] if on else None,
-                    on[0] if on else None,
-                    tuple((w, first[w]) for w in on[1:] if first[w] != first[on[0]]),
-                )
-            )
+            by = on[0] if on else ""
+            lost = tuple((w, first[w]) for w in on if first[w] != first[by])
+            wheels.append(ExplainedWheel(first.get(by), second.get(by), by or None, lost))
         return Explanation(word, self.tables.bases.get(word, ()), choices, tuple(wheels))
 
     def polarity(self, word: str) -> int | None:
