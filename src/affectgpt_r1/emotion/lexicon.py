@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,6 @@ from platformdirs import user_cache_path
 
 from affectgpt_r1.emotion.tables import Tables, authors_tables, builtin_tables, near_words
 from affectgpt_r1.errors import LexiconError
-
-LexiconName = Literal["builtin", "mer2025", "mer2026"]
-Classes = tuple[str | None, ...]
 
 WHEELS, LEVELS = 5, 2
 #: Names the folder of the authors' tables.
@@ -107,7 +103,7 @@ class Lexicon:
             )
         return _loaded(name, place.resolve())
 
-    def classes(self, word: str, level: int = 1) -> Classes:
+    def classes(self, word: str, level: int = 1) -> tuple[str | None, ...]:
         """A word's class on each of the five wheels at a ring; None where it has none.
 
         Args:
