@@ -406,13 +406,12 @@ def _class_shares(
     rows = [[lexicon.classes(word, level) for word in words] for words in labels]
     shares = []
     for wheel in range(WHEELS):
-        sets = [{classes[wheel] for classes in row} - {None} for row in rows]
-        kept = [classes for classes in sets if classes]
+        kept = [named for row in rows if (named := {word[wheel] for word in row} - {None})]
         shares.append(
             {
                 name: (
-                    sum(name in classes for classes in kept) / len(kept),
-                    sum(1 / len(classes) for classes in kept if name in classes) / len(kept),
+                    sum(name in named for named in kept) / len(kept),
+                    sum(1 / len(named) for named in kept if name in named) / len(kept),
                 )
                 for name in set().union(*kept)
             }
