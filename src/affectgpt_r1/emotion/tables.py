@@ -214,31 +214,28 @@ def _read(path: Path, read: Callable[[Path], Table]) -> Table:
 
 
 def _forms(path: Path) -> dict[str, set[str]]:
-    bases: dict[str, set[str]] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            name = row["name"].strip().lower()
-            for form in (name, *parse_labels(row["format"], "reference")):
-                bases.setdefault(form, set()).add(name)
-    if not bases:
-        raise ValueError("it is empty")
-    return bases
+        return _gathered((row["name"], row["format"]) for row in csv.DictReader(file))
 
 
 def _synonyms(path: Path) -> dict[str, set[str]]:
     """Base form -> wheel words, the union over the table's eight runs."""
     header, *rows = _sheet(path)
-    wheel_words: dict[str, set[str]] = {}
     runs = [i for i, title in enumerate(header) if str(title).startswith("word")]
-    for row in rows:
-        for run in runs:
-            word = str(row[run] or "").strip().lower()
-            if word:
-                for base in (word, *parse_labels(row[run + 1], "reference")):
-                    wheel_words.setdefault(base, set()).add(word)
-    if not wheel_words:
-        raise ValueError("it has no column of words")
-    return wheel_words
+    return _gathered((row[run], row[run + 1]) for row in rows for run in runs)
+
+
+def _gathered(cells: Iterable[tuple[object, object]]) -> dict[str, set[str]]:
+    """From words and the lists beside them: each of both -> the words that it stands for."""
+    found: dict[str, set[str]] = {}
+    for cell, others in cells:
+        word = str(cell or "").strip().lower()
+        if word:
+            for other in (word, *parse_labels(others, "reference")):
+                found.setdefault(other, set()).add(word)
+    if not found:
+        raise ValueError("it holds no words")
+    return found
 
 
 def _wheel(path: Path) -> WheelTable:
