@@ -11,9 +11,10 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import ManifestError, MissingFileError
@@ -48,7 +49,7 @@ class Clip:
 
 _PATHS = ("video", "audio", "faces")
 _TEXTS = ("subtitle", "description", "group")
-_COLUMNS = ("id", *_PATHS, "subtitle", "labels", "description", "group")
+_COLUMNS = tuple(column.name for column in fields(Clip))
 
 
 def read_manifest(path: Path) -> tuple[Clip, ...]:
@@ -63,30 +64,25 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
     """
     if not path.is_file():
         raise MissingFileError(f"no manifest at {path}: give a .jsonl or .csv file that exists")
-    problems: list[str] = []
-    clips: list[Clip] = []
-    seen: dict[str, int] = {}
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ManifestError(
             str(path), [f"byte {error.start} is not UTF-8: save the file as UTF-8"]
         ) from None
-    rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text)
-    for line, row in rows:
+    problems: list[str] = []
+    clips: list[Clip] = []
+    lines: dict[str, int] = {}
+    for line, row in _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text):
         faults = [row] if isinstance(row, str) else _faults(row, path.parent)
-        if isinstance(row, Mapping) and not faults:
-            clip = _clip(row, path.parent)
-            if clip.id in seen:
-                faults.append(f"id {clip.id!r} stands on line {seen[clip.id]} already")
-            else:
-                seen[clip.id] = line
-                clips.append(clip)
-        problems.extend(f"line {line}: {fault}" for fault in faults)
-    if not problems and not clips:
-        problems.append("the file lists no clip")
-    if problems:
-        raise ManifestError(str(path), problems)
+        if not isinstance(row, str) and not faults:
+            clips.append(_clip(row, path.parent))
+            first = lines.setdefault(clips[-1].id, line)
+            if first != line:
+                faults = [f"id {clips[-1].id!r} stands on line {first} already"]
+        problems += [f"line {line}: {fault}" for fault in faults]
+    if problems or not clips:
+        raise ManifestError(str(path), problems or ["the file lists no clip"])
     return tuple(clips)
 
 
@@ -97,19 +93,9 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
 
 
 def _row(clip: Clip, folder: Path) -> dict[str, object]:
-    row: dict[str, object] = {"id": clip.id}
-    for name in _PATHS:
-        media: Path | None = getattr(clip, name)
-        if media is not None:
-            row[name] = Path(os.path.relpath(media, folder)).as_posix()
-    if clip.subtitle:
-        row["subtitle"] = clip.subtitle
-    if clip.labels is not None:
-        row["labels"] = list(clip.labels)
-    if clip.description is not None:
-        row["description"] = clip.description
-    if clip.group is not None:
-        row["group"] = clip.group
+    row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
+    for name in row.keys() & _PATHS:
+        row[name] = Path(os.path.relpath(row[name], folder)).as_posix()
     return row
 
 
@@ -171,22 +157,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _clip(row: Mapping[str, object], folder: Path) -> Clip:
-    def media(name: str) -> Path | None:
-        value = row.get(name)
-        return folder / str(value) if value is not None else None
-
-    def text(name: str) -> str | None:
-        value = row.get(name)
-        return None if value is None else str(value)
-
-    labels = row.get("labels")
-    return Clip(
-        id=str(row["id"]),
-        video=media("video"),
-        audio=media("audio"),
-        faces=media("faces"),
-        subtitle=text("subtitle") or "",
-        labels=None if labels is None else tuple(parse_labels(labels)),
-        description=text("description"),
-        group=text("group"),
-    )
+    given: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
+    for name in given.keys() & _PATHS:
+        given[name] = folder / given[name]
+    if "labels" in given:
+        given["labels"] = tuple(parse_labels(given["labels"]))
+    return Clip(**given)

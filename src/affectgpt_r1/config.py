@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,9 @@ from affectgpt_r1.errors import MissingFileError, RecipeError
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+#: The package's own recipes.
+_FOLDER = files("affectgpt_r1") / "recipes"
 
 
 class Section(BaseModel):
@@ -302,9 +305,8 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
         MissingFileError: there is no such file, nor a recipe of that name.
         RecipeError: not YAML, unknown or mistyped keys, values out of range.
     """
-    text = _read(source)
     try:
-        settings = yaml.load(text, _Loader) or {}
+        settings = yaml.load(_read(source), _Loader) or {}
     except yaml.YAMLError as error:
         raise RecipeError(source, ["not YAML: " + " ".join(str(error).split())]) from None
     if not isinstance(settings, dict):
@@ -323,10 +325,7 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
 
 def recipe_names() -> list[str]:
     """Names of the package's recipes."""
-    folder = files("affectgpt_r1") / "recipes"
-    return sorted(
-        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
-    )
+    return sorted(p.name.removesuffix(".yaml") for p in _FOLDER.iterdir())
 
 
 def recipe_yaml(recipe: BaseModel) -> str:
@@ -335,14 +334,12 @@ def recipe_yaml(recipe: BaseModel) -> str:
 
 
 def _read(source: str) -> str:
-    path = Path(source)
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise RecipeError(source, ["not UTF-8 text: name a YAML file"]) from None
-    if source in recipe_names():
-        return (files("affectgpt_r1") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8")
+    for path in (Path(source), _FOLDER / f"{source}.yaml"):
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise RecipeError(source, ["not UTF-8 text: name a YAML file"]) from None
     near = get_close_matches(source, recipe_names(), 1)
     hint = f"{near[0]!r} is meant?" if near else f"the package has {', '.join(recipe_names())}"
     raise MissingFileError(f"no recipe {source!r}: {hint}")
@@ -374,39 +371,19 @@ def _problem(error: Any, kind: type[BaseModel]) -> str:
     name = ".".join(place)
     if error["type"] != "extra_forbidden":
         return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
-    known = _keys(kind, place[:-1])
+    keys, prefix = [*_keys(kind)], name.removesuffix(place[-1])
+    here = [key.removeprefix(prefix) for key in keys if key.rpartition(".")[0] == prefix[:-1]]
     # A key may be known elsewhere: `learning_rate` at the top is `optimizer.learning_rate`.
-    near = get_close_matches(place[-1], known, 1) or get_close_matches(
-        name, _all_keys(kind), 1, 0.5
-    )
-    elsewhere = [key for key in _all_keys(kind) if key.split(".")[-1] == place[-1]]
-    hint = (elsewhere or near or [f"known here: {', '.join(known)}"])[0]
-    return f"unknown key {name!r}" + (
-        f", {hint!r} is meant?" if elsewhere or near else f" ({hint})"
-    )
+    meant = {key.rpartition(".")[2]: key for key in keys} | {key: key for key in here}
+    if near := get_close_matches(place[-1], meant, 1, 0.7):
+        return f"unknown key {name!r}, {meant[near[0]]!r} is meant?"
+    return f"unknown key {name!r} (known here: {', '.join(here)})"
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def _keys(kind: type[BaseModel], place: Sequence[str]) -> list[str]:
-    for part in place:
-        section = (
-            _section(kind.model_fields[part].annotation) if part in kind.model_fields else None
-        )
-        if section is None:
-            return []
-        kind = section
-    return list(kind.model_fields)
-
-
-def _all_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
+def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """A recipe's sections and keys, each with the sections above it: `data`, `data.train`, ..."""
     for name, field in kind.model_fields.items():
-        section = _section(field.annotation)
-        keys += _all_keys(section, f"{prefix}{name}.") if section else [prefix + name]
-    return keys
+        yield prefix + name
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _keys(part, f"{prefix}{name}.")

@@ -57,8 +57,8 @@ PromptPiece = Text | Modality
 
 _VIEWS: dict[View, str] = {
     "face": "Meanwhile, we uniformly sample raw frames from the video and extract faces from these "
-    "frames: <Video>",
-    "frame": "Meanwhile, we uniformly sample raw frames from the video: <Video>",
+    "frames",
+    "frame": "Meanwhile, we uniformly sample raw frames from the video",
 }
 
 
@@ -82,27 +82,17 @@ def prompt_pieces(
     >>> [piece for piece in pieces if isinstance(piece, Modality)]
     [<Modality.VISUAL: 'visual'>]
     """
+    spoken = Text(subtitle, trusted=False)
+    sentences: tuple[tuple[bool, str, str, PromptPiece], ...] = (
+        (has_audio and has_visual, "The audio and video merged info is", "Multi", Modality.MULTI),
+        (has_audio, "The audio content is as follows", "Audio", Modality.AUDIO),
+        (has_visual, _VIEWS[view], "Video", Modality.VISUAL),
+        (has_subtitle, "The subtitle of this video is", "Subtitle", spoken),
+    )
     pieces: list[PromptPiece] = [Text("###Human: ")]
-    if has_audio and has_visual:
-        pieces += [
-            Text("The audio and video merged info is: <Multi>"),
-            Modality.MULTI,
-            Text("</Multi>. "),
-        ]
-    if has_audio:
-        pieces += [
-            Text("The audio content is as follows: <Audio>"),
-            Modality.AUDIO,
-            Text("</Audio>. "),
-        ]
-    if has_visual:
-        pieces += [Text(_VIEWS[view]), Modality.VISUAL, Text("</Video>. ")]
-    if has_subtitle:
-        pieces += [
-            Text("The subtitle of this video is: <Subtitle>"),
-            Text(subtitle, trusted=False),
-            Text("</Subtitle>. "),
-        ]
+    for present, sentence, tag, content in sentences:
+        if present:
+            pieces += [Text(f"{sentence}: <{tag}>"), content, Text(f"</{tag}>. ")]
     pieces += [
         Text("Now, please answer my question based on all the provided information. "),
         Text(question or QUESTIONS[mode], trusted=question is None),

@@ -27,13 +27,13 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path} cannot be made ({error.strerror}): name another folder") from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 text file; a reader or a crash never sees half of it. Makes its folder."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8; a reader or a crash never sees half of it. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: several processes may write the same file.
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

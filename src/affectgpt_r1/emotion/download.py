@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import secrets
-import shutil
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from affectgpt_r1.errors import LexiconError
+from affectgpt_r1.files import write_whole
 
 #: What a user accepts; printed before anything is fetched.
 TERMS = (
@@ -25,40 +24,21 @@ SOURCE = "https://raw.githubusercontent.com/zeroQiaoba/MERTools"
 _OF_2025 = "fb8dda0ebd52281f69affcbec3cc34dfd281f1ba/MER2025/MER2025_Track23/emotion_wheel"
 _OF_2026 = "1052cb82fb05b91f821bd197de5bb123fcc9b0e3/MER2026/MER2026_Track2/emotion_wheel"
 
+#: SHA-256 of each file of the folder.
+_DIGESTS = {
+    "wheel1.xlsx": "e70485d354b82a7491ff24648273182a5f4f13f92c76e6b3e4f9033f5e6afcc1",
+    "wheel2.xlsx": "acc001e076a8e60440361f58dd8c05ed900c4890c84bb7d8d1df93708a7d9c87",
+    "wheel3.xlsx": "d62f30bf88c17c55876634cd088eacaef98278fc25457474364439872f9dbf83",
+    "wheel4.xlsx": "660260561b7fe15550f3679a01e7c783608ce3403d4c28db0a88520f68d83aea",
+    "wheel5.xlsx": "2dd4595b2cf8e7628ca06a416a8e38ac831614b244f23d1ae613dc34007649f1",
+    "synonym.xlsx": "23f81f9ab1d2418aaf96775304fb5dc52c62bb5d5ef652a97471d045fc9d2e29",
+    "mer2025/format.csv": "ba6de7d61db8e129d1d7ef8a2aae22a9e93a2c2e3e683e6f2735d04455f016f2",
+    "mer2026/format.csv": "82234299875465ecf6c196ace42ffbe745baaeea72b5e39de955af36929982a4",
+}
 #: File in the folder -> its place in the repository, at a fixed commit, and its SHA-256.
 FILES: Mapping[str, tuple[str, str]] = {
-    "wheel1.xlsx": (
-        f"{_OF_2025}/wheel1.xlsx",
-        "e70485d354b82a7491ff24648273182a5f4f13f92c76e6b3e4f9033f5e6afcc1",
-    ),
-    "wheel2.xlsx": (
-        f"{_OF_2025}/wheel2.xlsx",
-        "acc001e076a8e60440361f58dd8c05ed900c4890c84bb7d8d1df93708a7d9c87",
-    ),
-    "wheel3.xlsx": (
-        f"{_OF_2025}/wheel3.xlsx",
-        "d62f30bf88c17c55876634cd088eacaef98278fc25457474364439872f9dbf83",
-    ),
-    "wheel4.xlsx": (
-        f"{_OF_2025}/wheel4.xlsx",
-        "660260561b7fe15550f3679a01e7c783608ce3403d4c28db0a88520f68d83aea",
-    ),
-    "wheel5.xlsx": (
-        f"{_OF_2025}/wheel5.xlsx",
-        "2dd4595b2cf8e7628ca06a416a8e38ac831614b244f23d1ae613dc34007649f1",
-    ),
-    "synonym.xlsx": (
-        f"{_OF_2025}/synonym.xlsx",
-        "23f81f9ab1d2418aaf96775304fb5dc52c62bb5d5ef652a97471d045fc9d2e29",
-    ),
-    "mer2025/format.csv": (
-        f"{_OF_2025}/format.csv",
-        "ba6de7d61db8e129d1d7ef8a2aae22a9e93a2c2e3e683e6f2735d04455f016f2",
-    ),
-    "mer2026/format.csv": (
-        f"{_OF_2026}/format.csv",
-        "82234299875465ecf6c196ace42ffbe745baaeea72b5e39de955af36929982a4",
-    ),
+    name: (f"{_OF_2026 if '2026' in name else _OF_2025}/{name.rpartition('/')[2]}", digest)
+    for name, digest in _DIGESTS.items()
 }
 _TIMEOUT_S = 30.0
 
@@ -83,25 +63,19 @@ def download(
     for done, name in enumerate(FILES, 1):
         if name in wrong:
             place, digest = FILES[name]
-            path = folder / name
+            content = _fetched(f"{source}/{place}")
+            found = hashlib.sha256(content).hexdigest()
+            if found != digest:
+                raise LexiconError(
+                    f"{source}/{place} is not the published {name}: its SHA-256 begins with "
+                    f"{found[:12]}, not {digest[:12]}; nothing was kept"
+                )
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / name, content)
             except OSError as error:
                 raise LexiconError(
-                    f"{path.parent} cannot be made ({error}): name another --folder"
+                    f"{folder / name} cannot be written ({error}): name another --folder"
                 ) from None
-            unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-            try:
-                _fetch(f"{source}/{place}", unfinished)
-                found = _digest(unfinished)
-                if found != digest:
-                    raise LexiconError(
-                        f"{source}/{place} is not the published {name}: its SHA-256 begins with "
-                        f"{found[:12]}, not {digest[:12]}; nothing was kept"
-                    )
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
         if progress:
             progress(done, len(FILES))
 
@@ -113,21 +87,18 @@ def verify(folder: Path) -> dict[str, str]:
         path = folder / name
         if not path.is_file():
             wrong[name] = "missing"
-        elif _digest(path) != digest:
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             wrong[name] = "differs"
     return wrong
 
 
-def _fetch(address: str, path: Path) -> None:
+def _fetched(address: str) -> bytes:
     try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply, path.open("wb") as file:
-            shutil.copyfileobj(reply, file)
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply:
+            content: bytes = reply.read()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise LexiconError(
             f"{address} cannot be fetched ({' '.join(str(error).split())}): try again where there "
             "is a connection, or copy the folder and name it with --lexicon-folder"
         ) from None
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return content

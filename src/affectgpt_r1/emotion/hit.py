@@ -17,11 +17,10 @@ from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import (
     Answer,
     Pair,
+    best_constant,
     class_counts,
-    class_shares,
     read_pairs,
     reasons,
-    search_constant,
     share_known,
     signature,
 )
@@ -103,20 +102,7 @@ def wheel_rates(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> ND
 
 
 def best_constant_hit(
-    labels: Sequence[Sequence[str]], lexicon: Lexicon, max_words: int = 4
+    labels: Sequence[Sequence[str]], lexicon: Lexicon
 ) -> tuple[tuple[str, ...], float]:
-    """The constant answer of at most so many words that hits most often, and its HIT."""
-    shares = class_shares(labels, lexicon, 1)
-    known = {word for words in labels for word in words if lexicon.counts(word)}
-    classes = {word: lexicon.classes(word) for word in sorted(known)}
-
-    def hit(answer: tuple[str, ...]) -> float:
-        return (
-            sum(
-                sum(share[name][0] for name in {classes[word][wheel] for word in answer} - {None})
-                for wheel, share in enumerate(shares)
-            )
-            / WHEELS
-        )
-
-    return search_constant(list(classes), hit, max_words)
+    """The constant answer that hits most often on these very labels, and its HIT."""
+    return best_constant(labels, lexicon, metric="hit")

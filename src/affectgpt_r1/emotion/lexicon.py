@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,6 @@ from platformdirs import user_cache_path
 
 from affectgpt_r1.emotion.tables import Tables, authors_tables, builtin_tables, near_words
 from affectgpt_r1.errors import LexiconError
-
-LexiconName = Literal["builtin", "mer2025", "mer2026"]
-Classes = tuple[str | None, ...]
 
 WHEELS, LEVELS = 5, 2
 #: Names the folder of the authors' tables.
@@ -95,7 +91,7 @@ class Lexicon:
         if name == "builtin":
             if folder is not None:
                 raise LexiconError("the built-in lexicon has no folder: leave --lexicon-folder out")
-            return _builtin()
+            return _loaded(name, None)
         if name not in _AUTHORS:
             raise LexiconError(f"no lexicon {name!r}: it is builtin, mer2025 or mer2026")
         place = Path(folder) if folder else authors_folder()
@@ -105,9 +101,9 @@ class Lexicon:
                 "`affectgpt-r1 lexicon download`, or name their emotion_wheel folder with "
                 f"--lexicon-folder or in {FOLDER_VARIABLE}"
             )
-        return _authors(name, place.resolve())
+        return _loaded(name, place.resolve())
 
-    def classes(self, word: str, level: int = 1) -> Classes:
+    def classes(self, word: str, level: int = 1) -> tuple[str | None, ...]:
         """A word's class on each of the five wheels at a ring; None where it has none.
 
         Args:
@@ -178,22 +174,17 @@ class Lexicon:
         wheels = []
         for first, second in self.tables.wheels:
             on = [w for w in choices if w in first]
-            wheels.append(
-                ExplainedWheel(
-                    first[on[0]] if on else None,
-                    second[on[0]] if on else None,
-                    on[0] if on else None,
-                    tuple((w, first[w]) for w in on[1:] if first[w] != first[on[0]]),
-                )
-            )
-        return Explanation(word, self.tables.bases.get(word, ()), choices, tuple(wheels))
+            by = on[0] if on else ""
+            lost = tuple((w, first[w]) for w in on if first[w] != first[by])
+            wheels.append(ExplainedWheel(first.get(by), second.get(by), by or None, lost))
+        return Explanation(word, tuple(self.tables.bases.get(word, ())), choices, tuple(wheels))
 
     def polarity(self, word: str) -> int | None:
         """1 where the word names something pleasant, -1 unpleasant, 0 neither; None: unknown.
 
         The authors' tables say nothing of it; the built-in's word is taken for them.
         """
-        tables = self.tables if self.tables.polarity else _builtin().tables
+        tables = self.tables if self.tables.polarity else Lexicon.load().tables
         found = [tables.polarity[b] for b in tables.bases.get(word, ()) if b in tables.polarity]
         return found[0] if found else None
 
@@ -217,11 +208,8 @@ def authors_folder() -> Path:
     return Path(named) if named else user_cache_path("affectgpt-r1") / "emotion_wheel"
 
 
-@lru_cache(maxsize=1)
-def _builtin() -> Lexicon:
-    return Lexicon("builtin", builtin_tables(user_cache_path("affectgpt-r1") / "lexicon"))
-
-
-@lru_cache(maxsize=4)
-def _authors(name: str, folder: Path) -> Lexicon:
-    return Lexicon(name, authors_tables(name, folder, user_cache_path("affectgpt-r1") / "lexicon"))
+@lru_cache(maxsize=5)
+def _loaded(name: str, folder: Path | None) -> Lexicon:
+    cache = user_cache_path("affectgpt-r1") / "lexicon"
+    tables = authors_tables(name, folder, cache) if folder else builtin_tables(cache)
+    return Lexicon(name, tables)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -298,8 +298,9 @@ def best_constant(
     lexicon: Lexicon,
     levels: Sequence[int] = (1,),
     max_words: int = 4,
+    metric: Literal["ew", "hit"] = "ew",
 ) -> tuple[tuple[str, ...], float]:
-    """The constant answer that scores best on these very labels, and its F.
+    """The constant answer that scores best on these very labels, and its F (or HIT).
 
     A hard opponent: it has seen the labels. Searched word by word, sixteen answers at a time, among
     the labels' own words: greedy, so a better one may exist.
@@ -307,32 +308,31 @@ def best_constant(
     Args:
         labels: the true words of each sample.
         lexicon: words to classes.
-        levels: the rings; F is the mean over them.
+        levels: the rings; the score is the mean over them.
         max_words: of the answer.
+        metric: ew for F, or hit.
     """
-    # Words of equal classes answer equally: the first of them, by the alphabet, stands for all.
     known = {word for words in labels for word in words if lexicon.counts(word)}
+    # Words of equal classes answer equally: the first of them, by the alphabet, stands for all.
     voices = {
-        tuple(lexicon.codes[level - 1][word] for level in levels): word
+        tuple(name for level in levels for name in lexicon.classes(word, level)): word
         for word in sorted(known, reverse=True)
     }
-    shares = [share for level in levels for share in class_shares(labels, lexicon, level)]
-    classes = {
-        word: [name for level in levels for name in lexicon.classes(word, level)]
-        for word in sorted(voices.values())
-    }
+    classes = {word: names for names, word in voices.items()}
+    shares = [share for level in levels for share in _class_shares(labels, lexicon, level)]
 
-    def f(answer: tuple[str, ...]) -> float:
-        """The corpus F: with one answer to all, precision and recall are sums over classes."""
+    def value(answer: tuple[str, ...]) -> float:
+        """The corpus score: with one answer to all, precision and recall are sums over classes."""
         total = 0.0
         for place, share in enumerate(shares):
             said = {classes[word][place] for word in answer} - {None}
             hits = [share.get(name, (0.0, 0.0)) for name in said]
-            precision = sum(p for p, _ in hits) / len(said) if said else 0.0
-            total += _ratio_f(precision, sum(r for _, r in hits))
+            hit = sum(p for p, _ in hits)
+            f = _ratio_f(hit / len(said) if said else 0.0, sum(r for _, r in hits))
+            total += f if metric == "ew" else hit
         return total / len(shares)
 
-    return search_constant(list(classes), f, max_words)
+    return search_constant(list(classes), value, max_words)
 
 
 def search_constant(
@@ -399,20 +399,19 @@ def _grouped(pairs: Sequence[Pair], group: Callable[[str], str | None]) -> Wheel
     return WheelScore(_ratio_f(precision, recall), precision, recall)
 
 
-def class_shares(
+def _class_shares(
     labels: Sequence[Sequence[str]], lexicon: Lexicon, level: int
 ) -> list[dict[str | None, tuple[float, float]]]:
     """On each wheel, for each class: the share of samples that have it, and its mean recall."""
     rows = [[lexicon.classes(word, level) for word in words] for words in labels]
     shares = []
     for wheel in range(WHEELS):
-        sets = [{classes[wheel] for classes in row} - {None} for row in rows]
-        kept = [classes for classes in sets if classes]
+        kept = [named for row in rows if (named := {word[wheel] for word in row} - {None})]
         shares.append(
             {
                 name: (
-                    sum(name in classes for classes in kept) / len(kept),
-                    sum(1 / len(classes) for classes in kept if name in classes) / len(kept),
+                    sum(name in named for named in kept) / len(kept),
+                    sum(1 / len(named) for named in kept if name in named) / len(kept),
                 )
                 for name in set().union(*kept)
             }

@@ -44,22 +44,19 @@ def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) 
     >>> sentiment_scores([1.2, -0.4, 0.0], ["positive", "neutral", "positive"]).accuracy
     1.0
     """
-    zero = failed = 0
-    pairs = []
-    for label, sentiment in zip(labels, sentiments, strict=True):
-        if label == 0:
-            zero += 1
-        elif sentiment is None:
-            failed += 1
-        else:
-            pairs.append((label > 0, sentiment == "positive"))
+    zero = sum(label == 0 for label in labels)
+    pairs = [
+        (label > 0, sentiment == "positive")
+        for label, sentiment in zip(labels, sentiments, strict=True)
+        if label != 0 and sentiment is not None
+    ]
     n = len(pairs)
     true, said = np.array(pairs, dtype=bool).reshape(n, 2).T
     return SentimentScore(
         waf=float(weighted_f1(true, said, np.ones(n))),
         accuracy=float((true == said).sum()) / max(n, 1),
         n=n,
-        skipped=reasons({"the label is 0": zero, "no sentiment": failed}),
+        skipped=reasons({"the label is 0": zero, "no sentiment": len(labels) - zero - n}),
     )
 
 
