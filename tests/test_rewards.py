@@ -143,7 +143,7 @@ def test_alignment_and_dual_are_those_worked_out_by_hand(
     lexicon = Lexicon.load("builtin")
     completion = parse_completion(f"<think>{think}</think><answer>{answer}</answer>", "think")
     for by, expected in (("jaccard", jaccard), ("f", f)):
-        rule = RewardRule(alignment=0.4, dual=0.6, alignment_by=by, mode="think")  # type: ignore[arg-type]
+        rule = RewardRule(alignment=0.4, dual=0.6, alignment_by=by, mode="think")
         found = reward(completion, labels, lexicon, rule)
         assert found.alignment == pytest.approx(expected)
         assert found.dual == pytest.approx(dual)
@@ -233,7 +233,14 @@ def test_the_breakdown_sums_to_the_total(
     text: str, penalty: Any, gate: bool, judged: float | None
 ) -> None:
     rule = RewardRule(
-        0.9, 0.2, penalty, alignment=0.4, dual=0.6, perception=0.5, gate=gate, mode="think"
+        accuracy=0.9,
+        format=0.2,
+        length_penalty=penalty,
+        alignment=0.4,
+        dual=0.6,
+        perception=0.5,
+        gate=gate,
+        mode="think",
     )
     for labels in (["happy", "angry"], ["qwertyuiop"]):
         found = reward(parse_completion(text, "think"), labels, Lexicon.load(), rule, judged)
@@ -272,7 +279,7 @@ def test_a_gate_leaves_nothing_to_what_is_out_of_format() -> None:
 @pytest.mark.parametrize("term", ["alignment", "dual"])
 def test_terms_of_the_thinking_refuse_the_mode_without_it(term: str) -> None:
     with pytest.raises(InputError, match=rf"rewards\.{term} .* mode=think"):
-        RewardRule(**{term: 0.5})  # type: ignore[arg-type]
+        RewardRule(**{term: 0.5})
 
 
 @settings(deadline=None)
@@ -282,7 +289,7 @@ def test_no_text_breaks_a_reward_or_leaves_its_bounds(
 ) -> None:
     lexicon = Lexicon.load("builtin")
     raw = f"<think>{text}</think><answer>happy, {text}</answer>" if wrapped else text
-    rule = RewardRule(alignment=0.4, dual=0.6, length_penalty=penalty, mode="think")  # type: ignore[arg-type]
+    rule = RewardRule(alignment=0.4, dual=0.6, length_penalty=penalty, mode="think")
     found = reward(parse_completion(raw, "think"), ["happy", "sad"], lexicon, rule)
     assert 0.0 <= found.total <= 3.0 + 1e-12
 
@@ -338,8 +345,10 @@ def test_wrong_rows_are_told_all_at_once(tmp_path: Path) -> None:
         {"penalised": ("acuracy",)},
         {"alignment_by": "F"},
         {"mode": "thinking"},
+        {"accuracy": -1.0},
+        {"format": "much"},
     ],
 )
 def test_a_rule_with_a_value_of_no_meaning_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="choose from"):
+    with pytest.raises(InputError, match=rf"^{next(iter(wrong))}.*: input should be "):
         RewardRule(**wrong)

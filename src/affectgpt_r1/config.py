@@ -315,7 +315,7 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
     try:
         recipe = kind.model_validate_json(json.dumps(settings))
     except ValidationError as error:
-        problems += [_problem(item, kind) for item in error.errors()]
+        problems += [problem_of(item, kind) for item in error.errors()]
     except (TypeError, ValueError) as error:
         problems.append(f"holds a value that is no number, text or list: {error}")
     if problems:
@@ -364,7 +364,8 @@ def _override(settings: dict[str, Any], item: str) -> str | None:
     return None
 
 
-def _problem(error: Any, kind: type[BaseModel]) -> str:
+def problem_of(error: Any, kind: type[BaseModel]) -> str:
+    """One of pydantic's errors in a line: which key of `kind`, what is wrong, what may be meant."""
     place = [str(part) for part in error["loc"]]
     if not place:  # of the recipe as a whole
         return str(error["ctx"]["error"])

@@ -17,7 +17,6 @@ from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import (
     Answer,
     Pair,
-    best_constant,
     class_counts,
     read_pairs,
     reasons,
@@ -99,10 +98,3 @@ def wheel_rates(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> ND
     kept = weights @ (counts[..., 2] > 0)
     rates: NDArray[np.float64] = weights @ (counts[..., 0] > 0) / np.where(kept > 0, kept, 1.0)
     return rates
-
-
-def best_constant_hit(
-    labels: Sequence[Sequence[str]], lexicon: Lexicon
-) -> tuple[tuple[str, ...], float]:
-    """The constant answer that hits most often on these very labels, and its HIT."""
-    return best_constant(labels, lexicon, metric="hit")

@@ -19,10 +19,18 @@ from platformdirs import user_cache_path
 from affectgpt_r1.asking import Server
 from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
-from affectgpt_r1.emotion.hit import best_constant_hit, hit_pairs
+from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import Answer, Pair, reasons, sample_f, sample_wheels, signature
+from affectgpt_r1.emotion.score import (
+    Answer,
+    Pair,
+    best_constant,
+    reasons,
+    sample_f,
+    sample_wheels,
+    signature,
+)
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import (
     Interval,
@@ -260,7 +268,7 @@ def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
 
 def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     score = hit_pairs(kept.pairs, lexicon, cited=cited(kept, rule, lexicon))
-    words, hit = best_constant_hit([labels for labels, _ in kept.pairs], lexicon)
+    words, hit = best_constant([labels for labels, _ in kept.pairs], lexicon, metric="hit")
     return {
         "hit": score.hit,
         "interval": json_row(_interval(kept, rule, lexicon)),

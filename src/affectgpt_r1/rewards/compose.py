@@ -8,71 +8,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import fsum
-from typing import TYPE_CHECKING, get_args
+from typing import Any, Self
 
+from pydantic import ValidationError, model_validator
+
+from affectgpt_r1.config import RewardSettings, problem_of
 from affectgpt_r1.dialogue import Completion, Mode
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.rewards.length import LengthPenalty, length_factor
+from affectgpt_r1.rewards.length import length_factor
 from affectgpt_r1.rewards.terms import (
-    Agreement,
     accuracy_reward,
     alignment_reward,
     format_reward,
 )
 
-if TYPE_CHECKING:
-    from affectgpt_r1.config import RewardSettings
 
+class RewardRule(RewardSettings):
+    """Which terms count how much: a recipe's settings, and the mode that completions have.
 
-@dataclass(frozen=True, slots=True)
-class RewardRule:
-    """Which terms count how much.
-
-    Attributes:
-        accuracy, format, alignment, dual, perception: weights. Format and accuracy are reported at
-            weight 0 too; the thinking is read, and a judge asked, only where a weight asks for it.
-        length_penalty: on the terms of `penalised`: accuracy by the answer's words, dual by the
-            thinking's.
-        penalised: of accuracy and dual.
-        gate: whether a completion out of format gets 0 in all.
-        alignment_by: Jaccard index of the classes, or the symmetric F.
-        level: ring of the wheels.
-        mode: which blocks are asked for.
+    Format and accuracy are reported at weight 0 too; the thinking is read, and a judge asked, only
+    where a weight asks for it.
 
     Raises:
-        InputError: a value that is none of these, or alignment or dual without a thinking to read.
+        InputError: a value of no meaning, or alignment or dual without a thinking to read.
     """
 
-    accuracy: float = 1.0
-    format: float = 1.0
-    length_penalty: LengthPenalty = "none"
-    level: int = 1
-    alignment: float = 0.0
-    dual: float = 0.0
-    perception: float = 0.0
-    penalised: tuple[str, ...] = ("accuracy", "dual")
-    gate: bool = False
-    alignment_by: Agreement = "jaccard"
     mode: Mode = "answer"
 
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("length_penalty", {self.length_penalty}, get_args(LengthPenalty)),
-            ("level", {self.level}, (1, 2)),
-            ("penalised", set(self.penalised), ("accuracy", "dual")),
-            ("alignment_by", {self.alignment_by}, get_args(Agreement)),
-            ("mode", {self.mode}, get_args(Mode)),
-        ):
-            if value - set(known):
-                raise InputError(f"{name}={getattr(self, name)!r}: choose from {known}")
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            problems = [problem_of(item, type(self)) for item in error.errors()]
+            raise InputError("; ".join(problems)) from None
+
+    @model_validator(mode="after")
+    def _reads_what_is_there(self) -> Self:
         asked = [name for name in ("alignment", "dual") if getattr(self, name)]
         if asked and self.mode == "answer":
-            raise InputError(
+            raise ValueError(
                 f"rewards.{asked[0]} reads the think block, which mode 'answer' has not: "
                 f"set mode=think, or rewards.{asked[0]}=0"
             )
+        return self
 
     @classmethod
     def of(cls, settings: RewardSettings, mode: Mode) -> RewardRule:
