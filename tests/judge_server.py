@@ -76,8 +76,8 @@ def say(text: str, options: argparse.Namespace) -> str:
             return order[1]
     a, b = (len({w for w in data[side] if w in data["subtitle"]}) for side in "AB")
     if options.verbose:
-        return "**tie**\n" if a == b else ("Answer: A" if a > b else "Answer: B")
-    return "tie" if a == b else ("A." if a > b else " b")
+        return "It is a tie" if a == b else ("A fits better" if a > b else "B fits better")
+    return "tie" if a == b else ("**Answer A.**" if a > b else " b")
 
 
 def main() -> None:

@@ -152,7 +152,7 @@ def test_a_judge_that_always_says_the_first_decides_nothing(judge: Process) -> N
 
 
 def test_only_one_word_is_a_verdict(judge: Process) -> None:
-    judge.start("--verbose")  # says "Answer: A"
+    judge.start("--verbose")  # says "A fits better"
     assert judging(judge)([(SAD, GROUP[:2])]) == [[None, None]]
     assert len(judge.requests()) == 4  # asked again, both orders
 

@@ -44,7 +44,7 @@ _ESCAPED = re.compile(
     '[\x00-\x1f"#$%&()*+/:;<=>@\\[\\\\\\]^_`{|}~\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069'
     "\ud800-\udfff]"
 )
-_VERDICT = re.compile(r"\W*(a|b|tie)\W*", re.IGNORECASE)
+_VERDICT = re.compile(r"\W*(?:answer\W+)?(a|b|tie)\W*", re.IGNORECASE)
 _WINS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class PairwiseJudge:
     Attributes:
         server: an omni-modal model.
         parts: the clip as a message (`media.attach.message_parts`).
-        name: names the clip's content, for the cache (`media.content_hash`).
+        name: names what is shown of the clip, for the cache (`media.content_hash`).
         lexicon: what is a word.
         folder: where verdicts are kept.
         by: what an answer gets.

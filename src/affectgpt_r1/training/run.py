@@ -161,7 +161,11 @@ def _judge(
     server = Server(**settings.model_dump(include=told))
     folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
     parts = partial(message_parts, take=settings.take)
-    return PairwiseJudge(server, parts, content_hash, lexicon, folder, settings.by)
+
+    def name(clip: Clip) -> str:
+        return f"{settings.take} {content_hash(clip)}"
+
+    return PairwiseJudge(server, parts, name, lexicon, folder, settings.by)
 
 
 def _finished(recipe: BaseModel, run: RunSettings) -> bool:
