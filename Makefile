@@ -43,6 +43,7 @@ bench: env
 	$(BIN)/python benchmarks/score.py
 	$(BIN)/python benchmarks/agreement.py
 	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/grpo_step.py --setting short
 	$(BIN)/python benchmarks/grpo_step.py --setting long
