@@ -294,3 +294,15 @@ def test_failures_are_listed_left_out_and_retried(originals: list[Path], tmp_pat
     assert fates(retry=True) == {"encoded": 1}
     assert failures(cache) == []
     assert fates() == {"cached": 2}
+
+
+def test_the_command_says_where_the_reasons_are(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no media at all" * 99)
+    (tmp_path / "clips.jsonl").write_text('{"id": "a", "video": "a.mp4"}\n')
+    process = run(tmp_path / "clips.jsonl", tmp_path / "cache")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, json.loads(out)["failed"]) == (0, 1)
+    assert err.rstrip().endswith(f"{tmp_path}/cache/failures.jsonl; --retry tries again")
+    process = run(tmp_path / "clips.jsonl", tmp_path / "cache", "--shard", "3/2")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)

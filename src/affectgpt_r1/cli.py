@@ -399,6 +399,8 @@ def encode(
     with bars() as bar:
         told = bar("encoding")
         fates = encode_clips(clips, source, store, guard, retry=retry, progress=told)
+    if fates["failed"] or fates["skipped"]:
+        _complain(f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again")
     _answer({"clips": len(clips), **{fate: fates[fate] for fate in get_args(Fate)}})
 
 
