@@ -307,7 +307,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             language_model = load_language_model(
                 config.language_model, profile=config.profile, dtype=dtype
             )
-            digest = weights_digest(config.language_model, profile=config.profile)
+            digest = weights_digest(language_model)
             if config.language_model_digest not in ("", digest):
                 raise ModelFolderError(
                     f"{folder}: trained on other weights of {config.language_model!r} (digest "

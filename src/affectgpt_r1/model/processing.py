@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from affectgpt_r1.dialogue import STOP, Modality, Mode, Part, PromptPiece, View, prompt_pieces
+from affectgpt_r1.dialogue import STOP, Modality, Mode, Part, PromptPiece, Text, View, prompt_pieces
 from affectgpt_r1.perception.features import Features
 
 #: Values of the `modality` tensor: which token stands at a position.
@@ -99,32 +100,19 @@ class AffectGPTProcessor(ProcessorMixin):
             pieces: from `dialogue.prompt_pieces`.
             training: a training sequence always begins with the beginning token (MODEL.md).
         """
-        ids: list[list[int]] = []
-        marks: list[int] = []
-        untrusted: list[int] = []
-        if (training or self.bos_at_inference) and self.tokenizer.bos_token_id is not None:
-            ids.append([self.tokenizer.bos_token_id])
-            marks.append(0)
-        for piece in pieces:
-            if isinstance(piece, Modality):
-                ids.append([self._pad_id])
-                marks.append(MODALITY_INDEX[piece])
-            else:
-                if not piece.trusted:
-                    untrusted.append(len(ids))
-                ids.append(self._ids(piece.text))
-                marks.append(0)
-        surplus = sum(map(len, ids)) - self.max_prompt_tokens
+        ids = [self._ids(p.text) if isinstance(p, Text) else [self._pad_id] for p in pieces]
+        marks = [0 if isinstance(piece, Text) else MODALITY_INDEX[piece] for piece in pieces]
+        given = [i for i, p in enumerate(pieces) if isinstance(p, Text) and not p.trusted]
+        first, begins = self.tokenizer.bos_token_id, training or self.bos_at_inference
+        begin = [first] if begins and first is not None else []
+        surplus = len(begin) + sum(map(len, ids)) - self.max_prompt_tokens
         truncated = surplus > 0
-        for place in untrusted:  # the user's text gives way, the question stays
+        for place in given:  # the user's text gives way, the question stays
             cut = min(max(surplus, 0), len(ids[place]))
             ids[place] = ids[place][: len(ids[place]) - cut]
             surplus -= cut
-        return TokenisedPrompt(
-            ids=tuple(token for piece in ids for token in piece),
-            modality=tuple(mark for piece, mark in zip(ids, marks, strict=True) for _ in piece),
-            truncated=truncated,
-        )
+        modality = [mark for piece, mark in zip(ids, marks, strict=True) for _ in piece]
+        return TokenisedPrompt((*begin, *chain(*ids)), (*[0] * len(begin), *modality), truncated)
 
     def target(self, text: str) -> list[int]:
         """Ids of a reply to learn: the text and the stop string, tokenised apart, then the end."""
