@@ -236,16 +236,14 @@ class GrpoTrainer(RunTrainer):
             return []
         settings, step = self.recipe.rollout, self.state.global_step
         draws = range(settings.num_generations)
+        again = (attempt,) if attempt else ()
         self.affect_model.eval()
         groups = sample(
             self.model_wrapped,
             self.processor,
             self._prompts(examples),
             seeds=[
-                [
-                    seed_of(self.recipe.run.seed, step, clip.id, g, *[attempt] * (attempt > 0))
-                    for g in draws
-                ]
+                [seed_of(self.recipe.run.seed, step, clip.id, g, *again) for g in draws]
                 for clip, _ in examples
             ],
             settings=SamplingSettings(

@@ -88,7 +88,8 @@ class RunTrainer(Trainer):
             model=model,
             args=arguments,
             train_dataset=examples,
-            data_collator=_keep_examples,
+            # Batches are built in the step itself, from seeds of run, step and clip.
+            data_collator=lambda examples: {"examples": examples},
             optimizers=(adamw(model, optimizer), None),
             callbacks=[_Progress(progress, self.run_folder)],
         )
@@ -187,11 +188,6 @@ def _schedule(settings: OptimizerSettings) -> str:
     if settings.schedule == "constant" and settings.warmup_steps:
         return "constant_with_warmup"
     return settings.schedule
-
-
-def _keep_examples(examples: list[tuple[Clip, Features]]) -> dict[str, Any]:
-    """Batches are built in the step itself, from seeds of run, step and clip."""
-    return {"examples": examples}
 
 
 class _Progress(TrainerCallback):
