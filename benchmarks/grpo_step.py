@@ -70,11 +70,11 @@ def language_model(setting: Setting) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
     from affectgpt_r1.model.profiles import nano_tokenizer
-    from affectgpt_r1.model.weights import SMOLLM2, load_language_model, resolve
+    from affectgpt_r1.model.weights import SMOLLM2, load_language_model
 
     if not setting.on_gpu:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(SMOLLM2, profile="small"))
-        return load_language_model(SMOLLM2, profile="small"), tokenizer
+        model = load_language_model(SMOLLM2, profile="small")
+        return model, AutoTokenizer.from_pretrained(model.name_or_path)
     tokenizer = nano_tokenizer()  # no weights can be fetched: any words will do
     config = Qwen2Config(
         vocab_size=152064,

@@ -34,7 +34,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
             deepcopy(bare), tokenizer, Path(folder), clips=clips, batch_size=CLIPS
         )
         model, processor = trainer.affect_model.train(False), AffectGPTProcessor(tokenizer)
-        batch = trainer._prompts(trainer.examples.pairs)
+        batch = trainer._prompts(trainer.examples)
     rows = []
     for group in (1, 8):
         clip_count = CLIPS // 2 if group > 1 else CLIPS

@@ -32,7 +32,6 @@ from affectgpt_r1.model.sampling import Sample
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward
 from affectgpt_r1.training.grpo import GrpoTrainer, MicroBatch, Rollout
-from affectgpt_r1.training.trainer import Examples
 
 LOSSES = ("grpo", "dapo", "dr_grpo")
 RANK, ALPHA, WIDTH = 16, 32, 8
@@ -221,7 +220,7 @@ def our_trainer(
     return OurTrainer(
         model,
         Endless(tokenizer),
-        Examples(made, found),
+        list(zip(made, found, strict=True)),
         recipe=recipe,
         lexicon=Lexicon.load("builtin"),
         progress=lambda *_: None,

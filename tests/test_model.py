@@ -133,7 +133,7 @@ def test_the_same_seed_makes_the_same_model() -> None:
 
 def test_modality_tokens_start_near_the_norm_of_embeddings() -> None:
     model, _ = tiny_model()
-    pairs = examples(16).pairs
+    pairs = examples(16)
     visual = torch.stack([torch.from_numpy(f.visual) for _, f in pairs])
     audio = torch.stack([torch.from_numpy(f.audio) for _, f in pairs])
     norms = model.fusion(visual, audio).norm(dim=-1).mean(dim=0)  # (3,)
@@ -145,7 +145,7 @@ def test_modality_tokens_start_near_the_norm_of_embeddings() -> None:
 def test_an_absent_modality_changes_nothing_but_still_has_a_gradient() -> None:
     model, processor = tiny_model()
     prompt = processor.prompt(prompt_pieces("Oh.", has_audio=False, has_visual=False))
-    one, other = (processor.batch([prompt], [features]) for _, features in examples(2).pairs)
+    one, other = (processor.batch([prompt], [features]) for _, features in examples(2))
     first, second = model(**one).logits, model(**other).logits
     assert torch.equal(first, second)
     first.sum().backward()

@@ -154,7 +154,7 @@ def test_groups_without_variance_leave_the_weights_alone(tmp_path: Path, beta: f
     # Labels no lexicon knows and a model that never answers in format: every reward is 0.
     model, processor = tiny_model(lora_rank=4)
     before = {name: tensor.clone() for name, tensor in model.trained_state().items()}
-    data = Examples([Clip(id="a", labels=("qwertyuiop",))] * 4, [features(i) for i in range(4)])
+    data = [(Clip(id="a", labels=("qwertyuiop",)), features(i)) for i in range(4)]
     recipe = grpo_recipe(tmp_path, max_steps=1, weight_decay=0.0).model_copy(update={"beta": beta})
     seen: Metrics = []
     GrpoTrainer(
@@ -363,7 +363,7 @@ def test_groups_without_variance_are_replaced_by_other_clips(tmp_path: Path) -> 
     with torch.no_grad():
         model.language_model.lm_head.weight.zero_()  # every answer is noise
     clips = [Clip(id=f"c{i}", labels=("happy",)) for i in range(16)]
-    data = Examples(clips, [features(i) for i in range(16)])
+    data = [(clip, features(i)) for i, clip in enumerate(clips)]
 
     class Lengths(GrpoTrainer):
         def rewards(
@@ -464,9 +464,9 @@ def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:
     data = examples(6)
     recipe = cold_start_recipe(tmp_path)
     trainer = ColdStartTrainer(model, processor, data, recipe=recipe, progress=lambda *_: None)
-    loss = trainer.compute_loss(model, {"examples": data.pairs})
+    loss = trainer.compute_loss(model, {"examples": data})
     total, count = 0.0, 0
-    for clip, found in data.pairs:
+    for clip, found in data:
         draw = random.Random(seed_of(recipe.run.seed, 0, clip.id))
         prompt, target = trainer._example(clip, found, draw)
         batch = processor.batch([prompt], [found])

@@ -91,7 +91,7 @@ def examples(count: int, subtitle: str = "I see.") -> Examples:
         )
         for i in range(count)
     ]
-    return Examples(clips, [features(i, i % 4) for i in range(count)])
+    return [(clip, features(i, i % 4)) for i, clip in enumerate(clips)]
 
 
 def prompt_batch(

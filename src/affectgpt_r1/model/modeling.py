@@ -37,7 +37,13 @@ from affectgpt_r1.model.weights import load_language_model, weights_digest
 #: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_FUSION, _ADAPTER, _LANGUAGE_MODEL = "fusion.safetensors", "adapter", "language_model"
+_FUSION, _ADAPTER, _LANGUAGE_MODEL = "fusion", "adapter", "language_model"
+#: Where a model folder holds each part's tensors.
+_FILES = {
+    _FUSION: "fusion.safetensors",
+    _ADAPTER: "adapter/adapter_model.safetensors",
+    _LANGUAGE_MODEL: "language_model/model.safetensors",
+}
 
 
 class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -256,30 +262,13 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
-        save_file(_on_cpu(self.fusion.state_dict()), folder / _FUSION, metadata={"format": "pt"})
         if self.config.lora_rank > 0:
-            (folder / _ADAPTER).mkdir(exist_ok=True)
-            save_file(
-                _on_cpu(self._adapter()),
-                folder / _ADAPTER / "adapter_model.safetensors",
-                metadata={"format": "pt"},
-            )
             self.language_model.peft_config["default"].save_pretrained(folder / _ADAPTER)
         if _carries_language_model(self.config):
-            (folder / _LANGUAGE_MODEL).mkdir(exist_ok=True)
-            frozen = {
-                name.replace(".base_layer", ""): tensor
-                for name, tensor in self.language_model.state_dict().items()
-                if ".lora_" not in name
-            }
-            if self.language_model.config.tie_word_embeddings:
-                frozen.pop("lm_head.weight", None)
-            save_file(
-                _on_cpu(frozen),
-                folder / _LANGUAGE_MODEL / "model.safetensors",
-                metadata={"format": "pt"},
-            )
             self.language_model.config.save_pretrained(folder / _LANGUAGE_MODEL)
+        for part, state in self._parts().items():
+            whole = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+            save_file(whole, folder / _FILES[part], metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -308,7 +297,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 language_model = AutoModelForCausalLM.from_pretrained(
                     folder / _LANGUAGE_MODEL, dtype=dtype, local_files_only=True
                 )
-            except (OSError, SafetensorError) as error:
+            except (OSError, ValueError, SafetensorError) as error:
                 raise ModelFolderError(
                     f"{folder / _LANGUAGE_MODEL}: the language model is missing or damaged "
                     f"({type(error).__name__}): copy the whole model folder again"
@@ -318,7 +307,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             language_model = load_language_model(
                 config.language_model, profile=config.profile, dtype=dtype
             )
-            digest = weights_digest(config.language_model, profile=config.profile)
+            digest = weights_digest(language_model)
             if config.language_model_digest not in ("", digest):
                 raise ModelFolderError(
                     f"{folder}: trained on other weights of {config.language_model!r} (digest "
@@ -336,34 +325,34 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ModelFolderError: a file is missing, damaged, or of other shapes.
         """
         try:
-            self.fusion.load_state_dict(load_file(folder / _FUSION))
-            if self.config.lora_rank > 0:
-                adapter = load_file(folder / _ADAPTER / "adapter_model.safetensors")
-                own = self._adapter()
-                if own.keys() != adapter.keys():
-                    raise RuntimeError("its tensors have other names")
-                with torch.no_grad():
-                    for name, tensor in adapter.items():
-                        own[name].copy_(tensor)
-            else:
-                weights = load_file(folder / _LANGUAGE_MODEL / "model.safetensors")
-                tied = {"lm_head.weight"} - weights.keys()
-                missing = self.language_model.load_state_dict(weights, strict=False)
-                if set(missing.missing_keys) - tied or missing.unexpected_keys:
-                    raise RuntimeError("its tensors have other names")
-        except (OSError, SafetensorError, RuntimeError) as error:
+            for part, own in self._parts().items():
+                if part == _LANGUAGE_MODEL and self.config.lora_rank > 0:
+                    continue  # frozen: it came with the model
+                read = load_file(folder / _FILES[part])
+                if {n: t.shape for n, t in read.items()} != {n: t.shape for n, t in own.items()}:
+                    raise ValueError(f"{_FILES[part]} holds tensors of other names or shapes")
+                for name, tensor in read.items():
+                    own[name].copy_(tensor)
+        except (OSError, SafetensorError, ValueError) as error:
             raise ModelFolderError(
                 f"{folder}: fusion or adapter weights do not fit "
                 f"({str(error).splitlines()[0]}): copy the whole model folder again"
             ) from None
 
-    def _adapter(self) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's file names, sharing memory with the model."""
-        return {
-            f"base_model.model.{name.replace('.default', '')}": parameter.data
-            for name, parameter in self.language_model.named_parameters()
-            if ".lora_" in name
-        }
+    def _parts(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors that a model folder holds, as named in its files; the model's own memory."""
+        parts: dict[str, dict[str, Tensor]] = {_FUSION: self.fusion.state_dict()}
+        if self.config.lora_rank > 0:
+            parts[_ADAPTER] = {}
+        if _carries_language_model(self.config):
+            parts[_LANGUAGE_MODEL] = {}
+        tied = self.language_model.config.tie_word_embeddings
+        for name, tensor in self.language_model.state_dict().items():
+            if ".lora_" in name:  # as PEFT names it
+                parts[_ADAPTER][f"base_model.model.{name.replace('.default', '')}"] = tensor
+            elif _LANGUAGE_MODEL in parts and not (tied and name == "lm_head.weight"):
+                parts[_LANGUAGE_MODEL][name.replace(".base_layer", "")] = tensor
+        return parts
 
 
 def read_config(folder: Path) -> AffectGPTConfig:
@@ -380,24 +369,19 @@ def read_config(folder: Path) -> AffectGPTConfig:
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings.get("model_type") != AffectGPTConfig.model_type:
-            raise ModelFolderError(
-                f"{path}: holds a {settings.get('model_type')!r} model, not an "
-                f"{AffectGPTConfig.model_type!r} one: name the folder of an AffectGPT-R1 model"
-            )
-        return AffectGPTConfig.from_dict(settings)
-    except ModelFolderError:
-        raise
+        kind = settings.get("model_type")
+        if kind == AffectGPTConfig.model_type:
+            return AffectGPTConfig.from_dict(settings)
     except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise ModelFolderError(
             f"{path}: not readable ({str(error).splitlines()[0]}): copy the model folder again"
         ) from None
+    raise ModelFolderError(
+        f"{path}: holds a {kind!r} model, not an {AffectGPTConfig.model_type!r} one: name the "
+        "folder of an AffectGPT-R1 model"
+    )
 
 
 def _carries_language_model(config: AffectGPTConfig) -> bool:
     """Whether a model folder holds the language model: it has no name, or was itself trained."""
     return config.language_model is None or config.lora_rank == 0
-
-
-def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

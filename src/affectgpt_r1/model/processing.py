@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from affectgpt_r1.dialogue import STOP, Modality, Mode, Part, PromptPiece, View, prompt_pieces
+from affectgpt_r1.dialogue import STOP, Modality, Mode, Part, PromptPiece, Text, View, prompt_pieces
 from affectgpt_r1.perception.features import Features
 
 #: Values of the `modality` tensor: which token stands at a position.
@@ -99,32 +102,20 @@ class AffectGPTProcessor(ProcessorMixin):
             pieces: from `dialogue.prompt_pieces`.
             training: a training sequence always begins with the beginning token (MODEL.md).
         """
-        ids: list[list[int]] = []
-        marks: list[int] = []
-        untrusted: list[int] = []
-        if (training or self.bos_at_inference) and self.tokenizer.bos_token_id is not None:
-            ids.append([self.tokenizer.bos_token_id])
-            marks.append(0)
-        for piece in pieces:
-            if isinstance(piece, Modality):
-                ids.append([self._pad_id])
-                marks.append(MODALITY_INDEX[piece])
-            else:
-                if not piece.trusted:
-                    untrusted.append(len(ids))
-                ids.append(self._ids(piece.text))
-                marks.append(0)
+        begins = (training or self.bos_at_inference) and self.tokenizer.bos_token_id is not None
+        ids = [[self.tokenizer.bos_token_id] if begins else []]
+        ids += [self._ids(p.text) if isinstance(p, Text) else [self._pad_id] for p in pieces]
+        marks = [0, *(0 if isinstance(p, Text) else MODALITY_INDEX[p] for p in pieces)]
         surplus = sum(map(len, ids)) - self.max_prompt_tokens
         truncated = surplus > 0
-        for place in untrusted:  # the user's text gives way, the question stays
-            cut = min(max(surplus, 0), len(ids[place]))
-            ids[place] = ids[place][: len(ids[place]) - cut]
-            surplus -= cut
-        return TokenisedPrompt(
-            ids=tuple(token for piece in ids for token in piece),
-            modality=tuple(mark for piece, mark in zip(ids, marks, strict=True) for _ in piece),
-            truncated=truncated,
-        )
+        for place, piece in enumerate(pieces, start=1):
+            if isinstance(piece, Text) and not piece.trusted:
+                # The user's text gives way, the question stays.
+                cut = min(max(surplus, 0), len(ids[place]))
+                ids[place] = ids[place][: len(ids[place]) - cut]
+                surplus -= cut
+        modality = tuple(mark for own, mark in zip(ids, marks, strict=True) for _ in own)
+        return TokenisedPrompt(tuple(chain(*ids)), modality, truncated)
 
     def target(self, text: str) -> list[int]:
         """Ids of a reply to learn: the text and the stop string, tokenised apart, then the end."""
@@ -138,13 +129,12 @@ class AffectGPTProcessor(ProcessorMixin):
     @property
     def end_id(self) -> int:
         """The end-of-sequence token."""
-        end: int = self.tokenizer.eos_token_id
-        return end
+        return int(self.tokenizer.eos_token_id)
 
     @property
     def _pad_id(self) -> int:
-        pad: int | None = self.tokenizer.pad_token_id
-        return self.end_id if pad is None else pad
+        pad = self.tokenizer.pad_token_id
+        return self.end_id if pad is None else int(pad)
 
     def _ids(self, text: str) -> list[int]:
         # Text that looks like a special token is split, so that no subtitle can end the prompt.
@@ -169,17 +159,12 @@ class AffectGPTProcessor(ProcessorMixin):
         Returns:
             input_ids, attention_mask, modality (B, P), visual (B, t, D_v), audio (B, t, D_a).
         """
-        shape = (len(prompts), max(len(prompt.ids) for prompt in prompts))
-        input_ids = torch.full(shape, self._pad_id)
-        attention_mask, modality = torch.zeros(shape).long(), torch.zeros(shape).long()
-        for row, prompt in enumerate(prompts):
-            input_ids[row, -len(prompt.ids) :] = torch.tensor(prompt.ids)
-            attention_mask[row, -len(prompt.ids) :] = 1
-            modality[row, -len(prompt.ids) :] = torch.tensor(prompt.modality)
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")
+        ids = [torch.tensor(prompt.ids) for prompt in prompts]
         batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "modality": modality,
+            "input_ids": pad(ids, padding_value=self._pad_id),
+            "attention_mask": pad([torch.ones_like(row) for row in ids]),
+            "modality": pad([torch.tensor(prompt.modality) for prompt in prompts]),
             "visual": torch.stack([torch.from_numpy(f.visual) for f in features]),
             "audio": torch.stack([torch.from_numpy(f.audio) for f in features]),
         }
@@ -187,5 +172,4 @@ class AffectGPTProcessor(ProcessorMixin):
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode sampled ids, special tokens left out."""
-        decoded = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return str(decoded)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -28,7 +28,8 @@ from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
-from affectgpt_r1.model.weights import SMOLLM2, load_language_model, resolve, weights_digest
+from affectgpt_r1.model.weights import SMOLLM2, load_language_model, weights_digest
+from affectgpt_r1.perception.clip import ClipImageEncoder
 from affectgpt_r1.perception.features import (
     AudioEncoder,
     Encoders,
@@ -36,6 +37,8 @@ from affectgpt_r1.perception.features import (
     VisualEncoder,
     encoder_identity,
 )
+from affectgpt_r1.perception.hubert import HubertSpeechEncoder
+from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +80,11 @@ def load_encoders(profile: Profile) -> Encoders:
     Raises:
         MissingFileError: their weights are not on this machine.
     """
-    from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
-
-    visual: VisualEncoder
-    audio: AudioEncoder
-    if profile.visual == "signal":
-        visual = GradientFaceEncoder()
-    else:
-        from affectgpt_r1.perception.clip import ClipImageEncoder
-
+    visual: VisualEncoder = GradientFaceEncoder()
+    audio: AudioEncoder = SignalSpeechEncoder()
+    if profile.visual != "signal":
         visual = ClipImageEncoder.load(profile.visual, local_files_only=True)
-    if profile.audio == "signal":
-        audio = SignalSpeechEncoder()
-    else:
-        from affectgpt_r1.perception.hubert import HubertSpeechEncoder
-
+    if profile.audio != "signal":
         audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True)
     return Encoders(visual, audio, profile.view)
 
@@ -142,21 +135,19 @@ def create_model(
     """
     tokenizer: PreTrainedTokenizerBase
     if profile.language_model is None:
-        tokenizer = nano_tokenizer()
+        tokenizer, digest = nano_tokenizer(), ""
         language_model = nano_language_model(len(tokenizer), seed)
     else:
         language_model = load_language_model(
             profile.language_model, profile=profile.name, dtype=dtype
         )
-        source = resolve(profile.language_model, profile=profile.name)
+        source, digest = language_model.name_or_path, weights_digest(language_model)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     config = AffectGPTConfig(
         # A copy: the outer model's set-up would undo the language model's choice of attention.
         text_config=deepcopy(language_model.config),
         language_model=profile.language_model,
-        language_model_digest=weights_digest(profile.language_model, profile=profile.name)
-        if profile.language_model
-        else "",
+        language_model_digest=digest,
         profile=profile.name,
         view=encoders.view,
         visual_encoder=encoder_identity(encoders.visual),

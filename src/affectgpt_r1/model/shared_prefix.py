@@ -243,40 +243,28 @@ def completion_logprobs(
     Returns:
         logprobs (B, G, T), 0 beyond the ends; present (B, G, T) bool.
     """
-    device = batch["input_ids"].device
-    lengths = torch.tensor([[len(ids) for ids in row] for row in completions])  # (B, G)
-    flat = torch.tensor([token for row in completions for ids in row for token in ids])
-    present = (torch.arange(int(lengths.max())) < lengths[..., None]).to(device)  # (B, G, T)
-    scores = model(
-        run=partial(
-            _scores,
-            batch=batch,
-            flat=flat.to(device),
-            lengths=lengths,
-            present=present,
-            temperature=temperature,
-        )
-    )
-    logprobs = scores.new_zeros(present.shape)
-    return logprobs.masked_scatter(present, scores), present
+    run = partial(_scores, batch=batch, completions=completions, temperature=temperature)
+    logprobs, present = model(run=run)
+    return logprobs, present
 
 
 def _scores(
     model: Any,
     *,
     batch: Mapping[str, Tensor],
-    flat: Tensor,
-    lengths: Tensor,
-    present: Tensor,
+    completions: Sequence[Sequence[Sequence[int]]],
     temperature: float,
-) -> Tensor:
-    """Log-probabilities of the completions' tokens `flat` (n,), in their order."""
-    kind = model.language_model.config._attn_implementation
+) -> tuple[Tensor, Tensor]:
+    config = model.language_model.config
+    kind = config._attn_implementation
     if not kind.startswith(_NAME):
         raise ValueError(f"attention was changed to {kind!r}: call share_prefixes again")
     mask = batch["attention_mask"]
+    lengths = torch.tensor([[len(ids) for ids in row] for row in completions])  # (B, G)
+    present = (torch.arange(int(lengths.max())) < lengths[..., None]).to(mask.device)  # (B, G, T)
+    flat = torch.tensor([token for row in completions for ids in row for token in ids])
+    flat = flat.to(mask.device)  # (n,)
     prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
-    config = model.language_model.config
     share = config.num_attention_heads // config.num_key_value_heads
     layout = lay_out(mask, lengths, share, prompts.dtype)
     ends = lengths.flatten().cumsum(0) - 1
@@ -292,7 +280,8 @@ def _scores(
         use_cache=False,
     ).last_hidden_state[0]  # (N, H)
     sources = layout.sources[:, : present.shape[-1]][present.flatten(0, 1)]
-    return head_logprobs(model, hidden[sources], flat, temperature)
+    scores = head_logprobs(model, hidden[sources], flat, temperature)  # (n,)
+    return scores.new_zeros(present.shape).masked_scatter(present, scores), present
 
 
 def head_logprobs(model: Any, hidden: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:

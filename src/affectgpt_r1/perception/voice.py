@@ -194,15 +194,12 @@ def _rates(frames: _Frames) -> list[Floats]:
     middle = envelope[:, 1:-1]
     peaks = (middle > envelope[:, :-2]) & (middle >= envelope[:, 2:]) & frames.active[:, 1:-1]
     onsets = frames.voiced[:, 1:] & ~frames.voiced[:, :-1]
-    sounding, active = frames.sounding.sum(axis=1), frames.active.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        active_s = np.where(active > 0, active * (_HOP / _RATE_HZ), np.nan)
-        return [
-            peaks.sum(axis=1) / active_s,
-            onsets.sum(axis=1) / active_s,
-            frames.voiced.sum(axis=1) / np.where(active > 0, active, np.nan),
-            active / np.where(sounding > 0, sounding, np.nan),
-        ]
+    sounding, active, voiced = (
+        mask.sum(axis=1) for mask in (frames.sounding, frames.active, frames.voiced)
+    )
+    some = np.where(active > 0, active, np.nan)
+    rates = [marks.sum(axis=1) / (some * (_HOP / _RATE_HZ)) for marks in (peaks, onsets)]
+    return [*rates, voiced / some, active / np.where(sounding > 0, sounding, np.nan)]
 
 
 def _timbre(frames: _Frames) -> list[Floats]:

@@ -40,16 +40,16 @@ def align_projectors(
     def embedded(words: Sequence[str]) -> Tensor:
         return torch.stack([table[processor.word_ids(w)].mean(dim=0) for w in words]).mean(dim=0)
 
-    labels = [clip.labels or ("neutral",) for clip, _ in examples.pairs]
+    labels = [clip.labels or ("neutral",) for clip, _ in examples]
     targets = torch.stack(list(map(embedded, labels)))  # (N, H)
     explained = {}
     for name, projector in (
         ("visual", model.fusion.visual_projector),
         ("audio", model.fusion.audio_projector),
     ):
-        rows = [i for i, (_, f) in enumerate(examples.pairs) if getattr(f, f"has_{name}")]
+        rows = [i for i, (_, f) in enumerate(examples) if getattr(f, f"has_{name}")]
         if len(rows) > 1:
-            steps = [torch.from_numpy(getattr(examples.pairs[i][1], name)) for i in rows]
+            steps = [torch.from_numpy(getattr(examples[i][1], name)) for i in rows]
             pooled = torch.stack([step.double().mean(dim=0) for step in steps])  # (n, D)
             explained[name] = _fit(projector, pooled, targets[rows])
     return explained

@@ -36,7 +36,7 @@ def seal(unfinished: Path, finished: Path) -> None:
         finished: its final name; an older folder there is replaced.
     """
     hashes = {}
-    for path in _files(unfinished):
+    for path in sorted(path for path in unfinished.rglob("*") if path.is_file()):
         hashes[path.relative_to(unfinished).as_posix()] = sha256_of(path)
         _sync(path)
     manifest = unfinished / _MANIFEST
@@ -97,10 +97,6 @@ def _checkpoints(run_folder: Path) -> list[Path]:
     folder = run_folder / "checkpoints"
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=step_of)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _sync(path: Path) -> None:

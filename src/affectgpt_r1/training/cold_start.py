@@ -12,12 +12,11 @@ from typing import Any
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe
 from affectgpt_r1.dialogue import Mode, Part, target_text
-from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
-from affectgpt_r1.model.processing import AffectGPTProcessor, TokenisedPrompt
+from affectgpt_r1.model.processing import TokenisedPrompt
 from affectgpt_r1.model.sampling import seed_of
 from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
-from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
+from affectgpt_r1.training.trainer import RunTrainer
 
 
 class ColdStartTrainer(RunTrainer):
@@ -29,24 +28,7 @@ class ColdStartTrainer(RunTrainer):
         progress: told of each update.
     """
 
-    def __init__(
-        self,
-        model: AffectGPTForConditionalGeneration,
-        processor: AffectGPTProcessor,
-        examples: Examples,
-        *,
-        recipe: ColdStartRecipe,
-        progress: Progress,
-    ) -> None:
-        self.recipe = recipe
-        super().__init__(
-            model,
-            processor,
-            examples,
-            optimizer=recipe.optimizer,
-            run=recipe.run,
-            progress=progress,
-        )
+    recipe: ColdStartRecipe
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -81,6 +81,8 @@ class GrpoTrainer(RunTrainer):
         judge: for the perception reward.
     """
 
+    recipe: GrpoRecipe
+
     def __init__(
         self,
         model: AffectGPTForConditionalGeneration,
@@ -92,21 +94,14 @@ class GrpoTrainer(RunTrainer):
         progress: Progress,
         judge: Judge | None = None,
     ) -> None:
-        self.recipe, self.lexicon, self.judge = recipe, lexicon, judge
+        super().__init__(model, processor, examples, recipe=recipe, progress=progress)
+        self.lexicon, self.judge = lexicon, judge
         self.rule = RewardRule.of(recipe.rewards, recipe.mode)
         self.parts: list[MicroBatch] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # else sampler and loss would be two different policies
-        super().__init__(
-            model,
-            processor,
-            examples,
-            optimizer=recipe.optimizer,
-            run=recipe.run,
-            progress=progress,
-        )
 
     def rewards(
         self, clip: Clip, completions: Sequence[Completion], perception: Sequence[float | None]
@@ -140,7 +135,7 @@ class GrpoTrainer(RunTrainer):
                 break
             where = self.state.global_step, self.args.process_index, again
             draw = random.Random(seed_of(self.recipe.run.seed, *where))
-            others = draw.sample(self.examples.pairs, min(len(equal), len(self.examples)))
+            others = draw.sample(self.examples, min(len(equal), len(self.examples)))
             for place, example, rollout in zip(
                 equal, others, self._rollouts(others, again), strict=False
             ):
@@ -241,16 +236,14 @@ class GrpoTrainer(RunTrainer):
             return []
         settings, step = self.recipe.rollout, self.state.global_step
         draws = range(settings.num_generations)
+        again = (attempt,) if attempt else ()
         self.affect_model.eval()
         groups = sample(
             self.model_wrapped,
             self.processor,
             self._prompts(examples),
             seeds=[
-                [
-                    seed_of(self.recipe.run.seed, step, clip.id, g, *[attempt] * (attempt > 0))
-                    for g in draws
-                ]
+                [seed_of(self.recipe.run.seed, step, clip.id, g, *again) for g in draws]
                 for clip, _ in examples
             ],
             settings=SamplingSettings(

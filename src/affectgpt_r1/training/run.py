@@ -209,4 +209,5 @@ def _examples(
     clips: Sequence[Clip], source: EncoderSource, data: DataSettings, watch: Watch
 ) -> Examples:
     cache = feature_cache(data.cache)
-    return Examples(clips, perceive_clips(clips, source, cache, watch.encoding))
+    found = perceive_clips(clips, source, cache, watch.encoding)
+    return list(zip(clips, found, strict=True))

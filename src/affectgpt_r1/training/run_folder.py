@@ -115,15 +115,8 @@ def _differences(before: object, now: object, prefix: str = "") -> list[str]:
 
 
 def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-            cwd=Path(__file__).parent,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    ask = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    with suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.check_output(ask, stderr=subprocess.DEVNULL, text=True, timeout=5)
+        return said.strip()
+    return None

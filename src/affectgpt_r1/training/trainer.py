@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.config import OptimizerSettings, RunSettings
+from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, OptimizerSettings
 from affectgpt_r1.errors import TrainingError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
@@ -30,18 +31,8 @@ from affectgpt_r1.training.run_folder import append_json, drop_after
 #: Called after each update with the step, the number of steps and the step's metrics.
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
-
-class Examples(torch.utils.data.Dataset[tuple[Clip, Features]]):
-    """Clips with their features, one of each an item."""
-
-    def __init__(self, clips: Sequence[Clip], features: Sequence[Features]) -> None:
-        self.pairs = list(zip(clips, features, strict=True))
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Clip, Features]:
-        return self.pairs[index]
+#: Clips with their features.
+Examples = list[tuple[Clip, Features]]
 
 
 class RunTrainer(Trainer):
@@ -51,8 +42,7 @@ class RunTrainer(Trainer):
         model: trained in place.
         processor: saved with each checkpoint.
         examples: the training data.
-        optimizer: learning rates, steps.
-        run: folder, seed, checkpoints.
+        recipe: optimizer and run, and what a phase adds.
         progress: told of each update.
     """
 
@@ -62,16 +52,14 @@ class RunTrainer(Trainer):
         processor: AffectGPTProcessor,
         examples: Examples,
         *,
-        optimizer: OptimizerSettings,
-        run: RunSettings,
+        recipe: ColdStartRecipe | GrpoRecipe,
         progress: Progress,
     ) -> None:
-        self.run_folder = Path(run.output)
-        self.keep_checkpoints = run.keep_checkpoints
-        self.processor, self.examples = processor, examples
-        self.affect_model = model
+        run, optimizer = recipe.run, recipe.optimizer
+        self.affect_model, self.processor, self.examples = model, processor, examples
+        self.recipe, self.run_folder = recipe, Path(run.output)
         self._staging: Path | None = None
-        self._step_metrics: list[dict[str, float]] = []
+        self._figures: dict[str, list[float]] = defaultdict(list)
         arguments = TrainingArguments(
             output_dir=str(self.run_folder),
             seed=run.seed,
@@ -100,7 +88,8 @@ class RunTrainer(Trainer):
             model=model,
             args=arguments,
             train_dataset=examples,
-            data_collator=_keep_examples,
+            # Batches are built in the step itself, from seeds of run, step and clip.
+            data_collator=lambda examples: {"examples": examples},
             optimizers=(adamw(model, optimizer), None),
             callbacks=[_Progress(progress, self.run_folder)],
         )
@@ -109,7 +98,8 @@ class RunTrainer(Trainer):
 
     def record(self, metrics: Mapping[str, float]) -> None:
         """Add figures of the current batch; their means are logged with the update."""
-        self._step_metrics.append(dict(metrics))
+        for name, value in metrics.items():
+            self._figures[name].append(value)
 
     def check_finite(self, name: str, value: Tensor) -> None:
         """Stop a run whose loss is no number.
@@ -125,12 +115,9 @@ class RunTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log one update's figures, the batch means among them."""
-        if self._step_metrics:
-            names = {name for row in self._step_metrics for name in row}
-            for name in sorted(names):
-                values = [row[name] for row in self._step_metrics if name in row]
-                logs[name] = math.fsum(values) / len(values)
-            self._step_metrics.clear()
+        for name, values in sorted(self._figures.items()):
+            logs[name] = math.fsum(values) / len(values)
+        self._figures.clear()
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -149,7 +136,7 @@ class RunTrainer(Trainer):
             if self.args.should_save:
                 written = self._staging / f"checkpoint-{self.state.global_step}"
                 seal(written, final)
-                rotate(self.run_folder, self.keep_checkpoints)
+                rotate(self.run_folder, self.recipe.run.keep_checkpoints)
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
@@ -201,11 +188,6 @@ def _schedule(settings: OptimizerSettings) -> str:
     if settings.schedule == "constant" and settings.warmup_steps:
         return "constant_with_warmup"
     return settings.schedule
-
-
-def _keep_examples(examples: list[tuple[Clip, Features]]) -> dict[str, Any]:
-    """Batches are built in the step itself, from seeds of run, step and clip."""
-    return {"examples": examples}
 
 
 class _Progress(TrainerCallback):
