@@ -48,7 +48,14 @@ class Handler(BaseHTTPRequestHandler):
         elif fate < options.late + options.dropped:
             self.close_connection = True
             return
-        status = 500 if fate < options.late + options.dropped + options.refused else 200
+        refused = options.refuse and options.refuse in content[-1]["text"]
+        status = (
+            400
+            if refused
+            else 500
+            if fate < options.late + options.dropped + options.refused
+            else 200
+        )
         garbled = fate > 1 - options.garbled
         verdict = "I like \ufffd both <" if garbled else say(content[-1]["text"], options)
         raw = json.dumps({"choices": [{"message": {"content": verdict}}]}).encode()
@@ -88,6 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     for share in ("late", "dropped", "refused", "garbled"):
         parser.add_argument(f"--{share}", type=float, default=0.0)
+    parser.add_argument("--refuse", default="")
     parser.add_argument("--delay-s", type=float, default=1.0)
     for habit in ("biased", "gullible", "verbose"):
         parser.add_argument(f"--{habit}", action="store_true")

@@ -72,6 +72,22 @@ def test_tags_of_no_meaning_get_nothing_behind_a_gate() -> None:
     assert named(rows, "a subtitle's order").reward.value == 0
 
 
+def test_a_clip_without_a_description_is_no_honest_zero(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bare = [Clip(f"{c.id}2", labels=c.labels) for c in CLIPS]
+    few, many = named(audited(), "honest:"), named(audited([*CLIPS, *bare]), "honest:")
+    assert few.reward == many.reward
+    assert "6 of 10 clips are left out" in caplog.text
+
+
+def test_other_clips_are_of_other_groups() -> None:
+    same = [Clip(f"{i}", labels=("happy",), group="g") for i in range(4)]
+    assert named(audited(same), "another clip's").reward.value == 0
+    mixed = [*same, Clip("z", labels=("sad",))]
+    assert named(audited(mixed), "five other clips'").terms["accuracy"] == 0
+
+
 def test_without_descriptions_none_is_honest() -> None:
     rows = audited([Clip(c.id, labels=c.labels) for c in CLIPS])
     assert {row.kind for row in rows} == {"bound", "exploit"}

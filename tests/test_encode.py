@@ -92,6 +92,27 @@ def test_nobody_is_left_behind_when_the_caller_stops() -> None:
         os.kill(pid, 0)
 
 
+def test_no_process_outlives_a_parent_that_is_killed() -> None:
+    code = (
+        "from affectgpt_r1.media.worker import Guard, guarded; from test_encode import deed\n"
+        "work = guarded(deed, ['fine', 'hangs', 'hangs'], Guard(1, 600.0))\n"
+        "print(next(work)[1], flush=True); next(work)"
+    )
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=paths
+    )
+    assert parent.stdout is not None
+    stat = Path("/proc", parent.stdout.readline().split()[1], "stat")
+    assert stat.is_file()
+    time.sleep(0.5)
+    parent.kill()
+    parent.wait()
+    time.sleep(1.0)
+    # Gone, or dead and not yet collected by whoever inherits it.
+    assert not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("originals")
@@ -294,6 +315,35 @@ def test_failures_are_listed_left_out_and_retried(originals: list[Path], tmp_pat
     assert fates(retry=True) == {"encoded": 1}
     assert failures(cache) == []
     assert fates() == {"cached": 2}
+
+
+def test_a_failure_is_of_a_file_and_not_of_its_name(
+    originals: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fates = []
+    for name, content in (("a", b"junk" * 99), ("b", originals[0].read_bytes())):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip.mp4").write_bytes(content)
+        monkeypatch.chdir(tmp_path / name)
+        fates.append(encode([Clip("c", video=Path("clip.mp4"))], tmp_path / "cache"))
+    assert fates == [{"failed": 1, "skipped": 0}, {"encoded": 1, "skipped": 0}]
+
+
+def test_a_video_whose_size_changes_is_the_inputs_fault(tmp_path: Path) -> None:
+    both = b""
+    for side in (64, 128):
+        path = tmp_path / f"{side}.ts"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg2video", 25)
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+            for _ in range(25):
+                container.mux(stream.encode(VideoFrame(side, side, "yuv420p")))
+            container.mux(stream.encode(None))
+        both += path.read_bytes()
+    (tmp_path / "both.ts").write_bytes(both)
+    with pytest.raises(MediaError, match="change their size"):
+        read_media(Clip("x", video=tmp_path / "both.ts"))
 
 
 def test_the_command_says_where_the_reasons_are(tmp_path: Path) -> None:

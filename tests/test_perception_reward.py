@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -48,6 +49,7 @@ from affectgpt_r1.rewards import RewardRule, reward
 from affectgpt_r1.rewards.perception import (
     By,
     PairwiseJudge,
+    _verdict,
     bradley_terry,
     group_values,
 )
@@ -192,9 +194,9 @@ def test_no_text_leaves_its_quotes(subtitle: str, words: list[str]) -> None:
 
 
 def test_a_group_is_judged_whole_or_not_at_all(judge: Process) -> None:
-    judge.start("--late", 0.3, "--delay-s", 1.2, "--garbled", 0.1, "--dropped", 0.1)
+    judge.start("--late", 0.3, "--delay-s", 2.5, "--garbled", 0.1, "--dropped", 0.1)
     groups = [(Clip(id=f"c{i}", subtitle=SAD.subtitle), GROUP) for i in range(12)]
-    found = judging(judge, retries=0, timeout_s=0.4)(groups)
+    found = judging(judge, retries=0, timeout_s=1.2, concurrency=24)(groups)
     judged = [values for values in found if None not in values]
     assert 0 < len(judged) < len(groups)
     assert all(set(values) == {None} for values in found if values not in judged)
@@ -210,6 +212,42 @@ def test_a_step_takes_no_longer_than_its_budget(judge: Process) -> None:
     found = judging(judge, timeout_s=20.0, budget_s=0.5)([(SAD, GROUP)])
     assert found == [[None] * 4]
     assert time.monotonic() - start < 2.5
+
+
+def test_one_bad_clip_costs_no_other_group_its_judgement(judge: Process) -> None:
+    judge.start("--refuse", "cannot be read")  # a permanent 400, as for a context that is too long
+    bad = Clip(id="bad", subtitle="cannot be read")
+    found = judging(judge, concurrency=2)([(bad, GROUP), (SAD, GROUP), (SAD, GROUP[:3])])
+    assert found == [[None] * 4, [1, 0, 1, 0], [1, 0, 1]]
+    values = {
+        name: getattr(judging(judge, concurrency=1), name) for name in PairwiseJudge.__slots__
+    }
+
+    def parts(clip: Clip) -> Any:
+        if clip.id == "bad":
+            raise MediaError("bad is gone")
+        return []
+
+    gone = PairwiseJudge(**values | {"parts": parts})
+    other = Clip(id="other", subtitle=SAD.subtitle)
+    assert gone([(Clip(id="bad"), GROUP), (other, GROUP)]) == [[None] * 4, [1, 0, 1, 0]]
+
+
+def test_a_notebooks_loop_is_no_obstacle(judge: Process) -> None:
+    judge.start()
+
+    async def cell() -> list[list[float | None]]:
+        return judging(judge)([(SAD, GROUP)])
+
+    assert asyncio.run(cell()) == [[1, 0, 1, 0]]
+
+
+def test_a_verdict_may_follow_thinking_but_is_one_word() -> None:
+    for reply in ("A", " b.", "**Tie**", "Answer: A", "<think>A or B?</think>\nB"):
+        assert _verdict(reply) in ("a", "b", "tie")
+    for reply in ("", "A fits better", "A tie", "neither", "<think>A", "AB"):
+        with pytest.raises(ValueError, match="no verdict"):
+            _verdict(reply)
 
 
 def test_a_clip_that_is_gone_is_not_judged_and_said(

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -91,18 +92,30 @@ def ask_all(
         None where there is no answer.
 
     Raises:
-        InputError: the `judge` extra is not installed, or the address or the key is none.
+        InputError: as `check_server`.
     """
-    _check(server)
+    check_server(server)
     asked = {question.key: question for question in questions}
-    answers = asyncio.run(_ask_all(list(asked.values()), server, cache, read, progress))
+    work = _ask_all(list(asked.values()), server, cache, read, progress)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        answers = asyncio.run(work)
+    else:  # a notebook's loop cannot be entered twice
+        with ThreadPoolExecutor(1) as thread:
+            answers = thread.submit(asyncio.run, work).result()
     if failed := sum(answer is None for answer in answers.values()):
         told = (failed, len(asked), server.url)
         _log.warning("%d of %d questions were not answered by the server at %s", *told)
     return answers
 
 
-def _check(server: Server) -> None:
+def check_server(server: Server) -> None:
+    """Refuse what cannot be asked, before any work.
+
+    Raises:
+        InputError: the `judge` extra is not installed, or the address or the key is none.
+    """
     try:
         import httpx
     except ImportError:
@@ -131,19 +144,20 @@ async def _ask_all(
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     gate = asyncio.Semaphore(server.concurrency)
     answers: dict[str, str | None] = dict.fromkeys(question.key for question in questions)
-    answered = failed = done = 0
+    heard = asyncio.Event()  # that the server is there
+    lost = done = 0
 
     async def one(question: Question) -> None:
         """What was kept of a question, or else the server's answer."""
-        nonlocal answered, failed, done
+        nonlocal lost, done
         path = _path(cache, server, question.key)
         answer = _kept(path, read)
         if answer is None:
             async with gate:
                 # A server that is not there is not waited for anew with every question.
-                if answered or failed < server.concurrency:
-                    answer = await _ask(client, question, server, path, read)
-            answered, failed = answered + (answer is not None), failed + (answer is None)
+                if heard.is_set() or lost < server.concurrency:
+                    answer = await _ask(client, question, server, path, read, heard)
+                    lost += answer is None
         answers[question.key] = answer
         done += 1
         if progress:
@@ -159,7 +173,7 @@ async def _ask_all(
 
 
 def _path(cache: Path, server: Server, key: str) -> Path:
-    asked = json.dumps([server.url, server.model, key])
+    asked = json.dumps([server.model, key])  # a server that moved is the same
     name = hashlib.sha256(asked.encode()).hexdigest()
     return cache / name[:2] / f"{name}.json"
 
@@ -179,6 +193,7 @@ async def _ask(
     server: Server,
     path: Path,
     read: Callable[[str], str],
+    heard: asyncio.Event,
 ) -> str | None:
     import httpx
 
@@ -186,6 +201,7 @@ async def _ask(
         message = {"role": "user", "content": question.content()}
     except InputError as error:  # such as a clip that is not there any more
         _log.warning("not asked: %s", error)
+        heard.set()  # nothing is known against the server
         return None
     body = {"model": server.model, "temperature": 0, "messages": [message]}
     for attempt in range(server.retries + 1):
@@ -194,6 +210,7 @@ async def _ask(
         try:
             async with asyncio.timeout(server.timeout_s):
                 reply = await client.post(f"{server.url.rstrip('/')}/chat/completions", json=body)
+            heard.set()
             if reply.status_code in _AGAIN:
                 continue
             reply.raise_for_status()
@@ -208,6 +225,8 @@ async def _ask(
             answer = read(text)
         except ValueError as error:
             _log.debug("%s: %s", server.url, error)
+            if attempt:
+                return None  # asked twice; it would say the same again
             continue
         try:
             write_whole(path, json.dumps(answer, ensure_ascii=False))

@@ -352,8 +352,8 @@ def audit(
     from affectgpt_r1.evaluation.audit import audit as audit_reward
 
     checked = load_recipe(recipe, RewardRecipe, overrides or ())
-    with bars() as bar:
-        rows = audit_reward(read_manifest(manifest), checked, bar("searching"))
+    with people.status("searching"):
+        rows = audit_reward(read_manifest(manifest), checked)
     audit_table(rows)
     for row in rows:
         _answer(row)
@@ -382,7 +382,7 @@ def encode(
     cache: CacheOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = 2,
     wall_s: Annotated[float, typer.Option(min=1, help="Seconds that a clip may take.")] = 120,
-    memory_mib: Annotated[int, typer.Option(min=512, help="Memory of a reading process.")] = 4096,
+    memory_mib: Annotated[int, typer.Option(min=1024, help="Memory of a reading process.")] = 4096,
     shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
     retry: Annotated[bool, typer.Option("--retry", help="Only what failed before.")] = False,
 ) -> None:

@@ -242,13 +242,9 @@ class GrpoRecipe(Section):
     mask_truncated_completions: bool = False
 
     @model_validator(mode="after")
-    def _judged(self) -> Self:
+    def _consistent(self) -> Self:
         if (self.rewards.perception > 0) != (self.judge is not None):
             raise ValueError("rewards.perception and judge need each other: set both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _saved_between_rollouts(self) -> Self:
         if self.run.save_steps % self.num_iterations:
             raise ValueError(
                 f"run.save_steps={self.run.save_steps} is no multiple of num_iterations="

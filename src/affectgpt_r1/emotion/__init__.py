@@ -3,29 +3,15 @@
 The stable interface; modules below it are free to change.
 """
 
-from affectgpt_r1.emotion.extract import extract_words
-from affectgpt_r1.emotion.hit import HitScore, hit_rate
-from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import (
-    CorpusScore,
-    ov_mer_table,
-    score_corpus,
-    score_sample,
-)
-from affectgpt_r1.emotion.sentiment import SentimentScore, sentiment_of, sentiment_scores
-
-__all__ = [
-    "CorpusScore",
-    "HitScore",
-    "Lexicon",
-    "SentimentScore",
-    "extract_words",
-    "hit_rate",
-    "ov_mer_table",
-    "parse_labels",
-    "score_corpus",
-    "score_sample",
-    "sentiment_of",
-    "sentiment_scores",
-]
+from affectgpt_r1.emotion.extract import extract_words as extract_words
+from affectgpt_r1.emotion.hit import HitScore as HitScore
+from affectgpt_r1.emotion.hit import hit_rate as hit_rate
+from affectgpt_r1.emotion.labels import parse_labels as parse_labels
+from affectgpt_r1.emotion.lexicon import Lexicon as Lexicon
+from affectgpt_r1.emotion.score import CorpusScore as CorpusScore
+from affectgpt_r1.emotion.score import ov_mer_table as ov_mer_table
+from affectgpt_r1.emotion.score import score_corpus as score_corpus
+from affectgpt_r1.emotion.score import score_sample as score_sample
+from affectgpt_r1.emotion.sentiment import SentimentScore as SentimentScore
+from affectgpt_r1.emotion.sentiment import sentiment_of as sentiment_of
+from affectgpt_r1.emotion.sentiment import sentiment_scores as sentiment_scores

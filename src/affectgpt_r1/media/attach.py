@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.media.audio import RATE_HZ, read_waveform
+from affectgpt_r1.media.container import opened
 from affectgpt_r1.media.read import read_media
 from affectgpt_r1.media.video import read_frames
 
@@ -38,7 +39,8 @@ def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
         parts += _pictures(read_media(clip).faces)
     elif clip.video is not None and take == "video":
         kind = guess_type(clip.video.name)[0] or "video/mp4"
-        parts.append(_linked("video_url", _uri(kind, clip.video.read_bytes())))
+        with opened(clip.video):  # refuses what is not there, no media, or too large
+            parts.append(_linked("video_url", _uri(kind, clip.video.read_bytes())))
     elif clip.video is not None:
         parts += _pictures(read_frames(clip.video, _FRAMES)[0])
     sounding = clip.audio or clip.video

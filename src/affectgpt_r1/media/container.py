@@ -18,7 +18,8 @@ MAX_DURATION_S, MAX_PIXELS = 3 * 3600, 8192 * 4608
 _OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,gif,h264,hevc,ivf,m4v,matroska,"
-    "webm,mjpeg,mov,mp4,mp3,mpeg,mpegts,mpegvideo,mxf,nut,ogg,opus,rm,w64,wav,wv",
+    "webm,mjpeg,mov,mp4,mp3,mpeg,mpegts,mpegvideo,mxf,nut,ogg,opus,rm,w64,wav,wv,yuv4mpegpipe,dv,"
+    "nistsphere,eac3,apng,voc,tta,loas,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe",
 }
 
 

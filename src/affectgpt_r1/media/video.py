@@ -90,6 +90,8 @@ def read_frames(
         if np.sum(np.abs(steps - step) > _RATE_TOLERANCE * step) > 1:
             flags.add(MediaFlag.VARIABLE_RATE)
     pictures = {index: _upright(frame, flags) for index, frame in frames.items()}
+    if len({picture.shape for picture in pictures.values()}) > 1:
+        raise MediaError(f"{path}: its frames change their size: convert it to one size")
     return np.stack([pictures[index] for index in wanted]), duration_s, frozenset(flags)
 
 

@@ -5,10 +5,13 @@ The limits hold a file at a time. Whatever goes wrong with it ends as a reason; 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import resource
+import signal
+import sys
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -77,7 +80,11 @@ def _limit(memory_bytes: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)  # the processes are the parallelism
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    least = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (least, least))
+    if sys.platform == "linux":  # else a process that hangs would outlive a parent that is killed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -88,6 +95,8 @@ def _outcome(future: Future[Any], guard: Guard) -> tuple[Any, str | None]:
         return None, str(error)
     except TimeoutError:
         return None, f"took longer than {guard.wall_s:g} s"
+    except BrokenExecutor as error:
+        raise InputError(f"no process can read clips here ({error}): raise their memory") from None
     except ProcessExpired as error:
         return None, f"its process died (exit {error.exitcode})"
     except MemoryError:

@@ -11,19 +11,19 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.media import ClipMedia, content_hash, read_media
+from affectgpt_r1.media import ClipMedia, read_media
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import STEPS, EncoderSource, encoded, feature_key
+from affectgpt_r1.perception.features import STEPS, Encoders, EncoderSource, encoded
 
 #: What became of a clip: encoded, found in the cache, failed, or left out since it failed before.
 Fate = Literal["encoded", "cached", "failed", "skipped"]
@@ -59,8 +59,7 @@ def encode_clips(
     again = [clip for clip in clips if _name(clip) in before]
     wanted = again if retry else [clip for clip in clips if _name(clip) not in before]
     if retry and again:
-        tried = {_name(clip) for clip in again}
-        left = [row for name, row in before.items() if name not in tried]
+        left = [before[name] for name in before.keys() - {_name(clip) for clip in again}]
         write_whole(listed, "".join(f"{json.dumps(row)}\n" for row in left))
     fates: Counter[Fate] = Counter()
     fates["skipped"] = 0 if retry else len(again)
@@ -94,7 +93,8 @@ def shard_of(clips: Sequence[Clip], part: str) -> Sequence[Clip]:
 def _encoded(
     clips: Iterable[Clip], source: EncoderSource, cache: FeatureCache, guard: Guard
 ) -> Iterator[tuple[Clip, Fate, str | None]]:
-    read = partial(read_unless_cached, source.visual, source.audio, source.view, cache.folder)
+    # Without its encoders the source can travel to another process.
+    read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder)
     for clip, found, reason in guarded(read, clips, guard):
         if found is None:
             yield clip, "failed", reason
@@ -103,8 +103,9 @@ def _encoded(
         if media is None:
             yield clip, "cached", None
             continue
+        encoders = source.load()
         try:
-            features = encoded(media, source.load(), key)
+            features = encoded(media, encoders, key)
         except InputError as error:
             yield clip, "failed", str(error)
             continue
@@ -113,34 +114,36 @@ def _encoded(
 
 
 def read_unless_cached(
-    visual: str, audio: str, view: View, folder: Path, clip: Clip
+    source: EncoderSource, folder: Path, clip: Clip
 ) -> tuple[str, ClipMedia | None]:
     """A clip's key, and its media unless the cache holds its features; run in another process.
 
     Raises:
         As `read_media`.
     """
-    key = feature_key(content_hash(clip), visual, audio, view)
+    key = source.key(clip)
     if FeatureCache(folder).get(key) is not None:
         return key, None
     media = read_media(clip, frames=STEPS, windows=STEPS)
     # What no encoder looks at need not travel between processes.
-    if view == "face":
+    if source.view == "face":
         return key, replace(media, frames=media.frames[:0])
     return key, replace(media, faces=media.faces[:0])
 
 
+def _unloaded() -> Encoders:
+    raise NotImplementedError("this process reads clips, and encodes none")
+
+
 def _name(clip: Clip) -> str:
-    return " ".join(str(path) for path in (clip.video, clip.audio, clip.faces) if path)
+    return " ".join(str(p.resolve()) for p in (clip.video, clip.audio, clip.faces) if p)
 
 
 def _failures(path: Path) -> dict[str, dict[str, str]]:
     """What is listed, by media; a line that a kill tore counts for nothing."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             found[row["media"]] = row
-        except (ValueError, KeyError, TypeError):
-            continue
     return found

@@ -130,12 +130,7 @@ class EncoderSource:
         Raises:
             MissingFileError: a media file does not exist.
         """
-        return feature_key(content_hash(clip), self.visual, self.audio, self.view)
-
-
-def feature_key(content: str, visual: str, audio: str, view: View) -> str:
-    """The key of media by their content hash, under encoders by their identities."""
-    return _digest([_VERSION, content, visual, audio, view])
+        return _digest([_VERSION, content_hash(clip), self.visual, self.audio, self.view])
 
 
 def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = None) -> Features:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +118,15 @@ class PerceptionReward:
         """
         videos = _column(columns, self.column, completions)
         subtitles = columns.get("subtitle") or [""] * len(videos)
-        places: dict[Clip, list[int]] = {}
+        groups: dict[Clip, list[int]] = {}
         for i, (video, subtitle) in enumerate(zip(videos, subtitles, strict=True)):
             clip = Clip(id=str(video), video=Path(video), subtitle=subtitle or "")
-            places.setdefault(clip, []).append(i)
+            groups.setdefault(clip, []).append(i)
         words = [parse_completion(_text(c), self.mode).words for c in completions]
-        judged = self.judge([(clip, [words[i] for i in at]) for clip, at in places.items()])
-        values: list[float | None] = [None] * len(completions)
-        for at, found in zip(places.values(), judged, strict=True):
-            for i, value in zip(at, found, strict=True):
-                values[i] = value
-        return values
+        judged = self.judge([(clip, [words[i] for i in at]) for clip, at in groups.items()])
+        places = [i for at in groups.values() for i in at]
+        values = dict(zip(places, chain.from_iterable(judged), strict=True))
+        return [values[i] for i in range(len(completions))]
 
 
 def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:

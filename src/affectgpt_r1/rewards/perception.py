@@ -199,7 +199,7 @@ def _quoted(text: str) -> str:
 
 
 def _verdict(reply: str) -> str:
-    found = _VERDICT.fullmatch(reply)
+    found = _VERDICT.fullmatch(reply.rpartition("</think>")[2])
     if not found:
         raise ValueError(f"no verdict: {reply[:80]!r}")
     return found[1].lower()

@@ -257,10 +257,9 @@ class GrpoTrainer(RunTrainer):
             for samples in groups
         ]
         clips = [clip for clip, _ in examples]
-        judged: list[list[float | None]] = [[None] * len(group) for group in said]
-        if self.judge is not None:
-            words = [[completion.words for completion in group] for group in said]
-            judged = self.judge(list(zip(clips, words, strict=True)))
+        words = [[completion.words for completion in group] for group in said]
+        asked = list(zip(clips, words, strict=True))
+        judged = self.judge(asked) if self.judge else [[None] * len(group) for group in said]
         rewards = map(self.rewards, clips, said, judged)
         rollouts = [
             Rollout(clip, tuple(samples), tuple(completions), tuple(found))

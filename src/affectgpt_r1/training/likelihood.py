@@ -10,6 +10,7 @@ from math import exp
 
 import torch
 
+from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import target_text
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.evaluation.predict import Predictor
@@ -39,11 +40,10 @@ class LikelihoodJudge:
 
     def __call__(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """Judge all groups; nothing is left unjudged."""
-        return [self._values(group) for group in groups]
+        return [self._values(clip, answers) for clip, answers in groups]
 
     @torch.no_grad()
-    def _values(self, group: Group) -> list[float | None]:
-        clip, answers = group
+    def _values(self, clip: Clip, answers: Sequence[Sequence[str]]) -> list[float | None]:
         shown = [shown_words(words, self.lexicon) for words in answers]
         distinct = sorted({words for words in shown if words})
         strengths: dict[tuple[str, ...], float] = {}

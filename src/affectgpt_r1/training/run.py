@@ -15,7 +15,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from pydantic import BaseModel
 
-from affectgpt_r1.asking import Server
+from affectgpt_r1.asking import Server, check_server
 from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.config import (
     ColdStartRecipe,
@@ -159,6 +159,7 @@ def _judge(
         return LikelihoodJudge(predictor, by_id, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
     server = Server(**settings.model_dump(include=told))
+    check_server(server)
     folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
     parts = partial(message_parts, take=settings.take)
 

@@ -24,6 +24,9 @@ from affectgpt_r1.files import write_whole
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "opencv-python-headless")
 
+#: Where a judge is and how long it is waited for: a run goes on with a server that moved.
+_MAY_CHANGE = {f"judge.{n}" for n in ("url", "concurrency", "timeout_s", "retries", "budget_s")}
+
 
 def check_run(folder: Path, recipe: BaseModel) -> None:
     """Refuse a folder that is not empty and not of this very recipe; nothing is written.
@@ -43,7 +46,7 @@ def check_run(folder: Path, recipe: BaseModel) -> None:
     with suppress(ValidationError):
         before = type(recipe).model_validate_json(json.dumps(before)).model_dump(mode="json")
     now = yaml.safe_load(recipe_yaml(recipe))
-    changed = sorted(_differences(before, now))
+    changed = sorted(set(_differences(before, now)) - _MAY_CHANGE)
     if changed:
         raise CheckpointError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): "
