@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,10 +89,18 @@ def test_trl_trains_with_it(tmp_path: Path) -> None:
     tokenizer = nano_tokenizer()
     model = taught(nano_language_model(len(tokenizer), seed=0), tokenizer)
     before = model.lm_head.weight.detach().clone()
-    rows = [{"prompt": PROMPT, "emotions": ["happy", "glad"]}] * 4
+    rows = [{"prompt": PROMPT, "emotions": ["happy", "glad"], "video": "a.mp4"}] * 4
+    groups: list[Group] = []
+
+    def judge(asked: Sequence[Group]) -> list[list[float | None]]:
+        groups.extend(asked)
+        if len(groups) == 2:  # a server that is away for one step
+            return [[None] * len(answers) for _, answers in asked]
+        return [[float("happy" in words) for words in answers] for _, answers in asked]
+
     trainer: Any = GRPOTrainer(
         model=model,
-        reward_funcs=EmotionReward(column="emotions"),
+        reward_funcs=[EmotionReward(column="emotions"), PerceptionReward(judge)],
         args=GRPOConfig(
             output_dir=str(tmp_path),
             per_device_train_batch_size=8,
@@ -115,6 +124,15 @@ def test_trl_trains_with_it(tmp_path: Path) -> None:
     assert len(logged) == 5
     assert any(row["reward_std"] > 0.1 for row in logged)
     assert all("emotion_reward/accuracy" in row for row in logged)
+    assert [(str(clip.video), len(answers)) for clip, answers in groups] == [("a.mp4", 8)] * 5
+    perceived = [row["rewards/perception/mean"] for row in logged]
+    assert [value is None or math.isnan(value) for value in perceived] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert not torch.equal(trainer.model.lm_head.weight, before)
 
 

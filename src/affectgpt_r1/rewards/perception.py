@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 class Judge(Protocol):
     """Values of groups' answers."""
 
-    def __call__(self, groups: Sequence[Group]) -> list[list[float | None]]:
+    def __call__(self, groups: Sequence[Group], /) -> list[list[float | None]]:
         """For each group a value in [0, 1] an answer, or None for all of them: not judged."""
         ...
 
