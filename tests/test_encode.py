@@ -256,7 +256,7 @@ def run(manifest: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def fates_of(process: subprocess.Popen[str]) -> dict[str, int]:
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=3000 if STRESS else 600)
     assert process.returncode == 0, err
     row: dict[str, int] = json.loads(out)
     return row
