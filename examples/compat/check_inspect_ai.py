@@ -24,12 +24,10 @@ from inspect_ai.model import (
     get_model,
 )
 
-from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f, score_pairs
-from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
-from tiny_clips import LABELS, REPLIES, SET_LABELS, WORDS, write_clips, write_manifests
+from tiny_clips import LABELS, REPLIES, WORDS, set_scores, write_clips, write_manifests
 
 TASKS = Path(__file__).resolve().parents[1] / "inspect_emotion.py"
 LEXICON = Lexicon.load("builtin")
@@ -140,11 +138,7 @@ def check_epochs(folder: Path) -> None:
 def check_bench(folder: Path) -> float:
     """All nine sets by their metrics; without one there is no mean."""
     _, found = figures(run(folder, "mer_unibench", {"folder": str(folder)}))
-    hit = hit_pairs(list(zip(SET_LABELS["hit"], WORDS, strict=True)), LEXICON).hit
-    signs = {"positive": 1.0, "negative": -1.0, "neutral": 0.0}
-    intensities = [signs[sign] for (sign,) in SET_LABELS["sentiment"]]
-    waf = sentiment_scores(intensities, [sentiment_of(words, LEXICON) for words in WORDS]).waf
-    truth = {"hit": hit, "sentiment": waf, "ew": score_pairs(PAIRS, LEXICON).f}
+    truth = set_scores(LEXICON)
     for key, kind in SETS.items():
         assert abs(found[key] - truth[kind.metric]) < 1e-12
     mean = 100 * sum(truth[kind.metric] for kind in SETS.values()) / len(SETS)

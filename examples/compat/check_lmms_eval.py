@@ -24,12 +24,10 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
 
-from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f, score_pairs
-from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
-from tiny_clips import LABELS, REPLIES, SET_LABELS, WORDS, write_clips, write_manifests
+from tiny_clips import LABELS, REPLIES, WORDS, set_scores, write_clips, write_manifests
 
 TASKS = Path(__file__).resolve().parents[1] / "lmms_eval"
 LEXICON = Lexicon.load("builtin")
@@ -127,11 +125,7 @@ def check_messages(folder: Path) -> None:
 def check_bench() -> float:
     """All nine sets by their metrics, and the group's mean."""
     results, _ = run("mer_unibench")
-    hit = hit_pairs(list(zip(SET_LABELS["hit"], WORDS, strict=True)), LEXICON).hit
-    signs = {"positive": 1.0, "negative": -1.0, "neutral": 0.0}
-    intensities = [signs[sign] for (sign,) in SET_LABELS["sentiment"]]
-    waf = sentiment_scores(intensities, [sentiment_of(words, LEXICON) for words in WORDS]).waf
-    truth = {"hit": hit, "sentiment": waf, "ew": score_pairs(PAIRS, LEXICON).f}
+    truth = set_scores(LEXICON)
     for key, kind in SETS.items():
         found = results["results"][f"mer_unibench_{key}"]["score,none"]
         assert abs(found - truth[kind.metric]) < 1e-12

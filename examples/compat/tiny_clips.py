@@ -10,6 +10,10 @@ import numpy as np
 
 from affectgpt_r1.clips import Clip, write_manifest
 from affectgpt_r1.datasets.demo import write_mp4
+from affectgpt_r1.emotion.hit import hit_pairs
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import score_pairs
+from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
 
 RATE_HZ = 16_000
@@ -58,3 +62,15 @@ def write_manifests(folder: Path, clips: Sequence[Clip]) -> None:
             folder / f"{key}.jsonl",
             [Clip(c.id, c.video, c.audio, subtitle=c.subtitle, labels=row) for c, row in labelled],
         )
+
+
+def set_scores(lexicon: Lexicon) -> dict[str, float]:
+    """What `WORDS` score on each kind of set, by metric, by the project's own functions."""
+    signs = {"positive": 1.0, "negative": -1.0, "neutral": 0.0}
+    intensities = [signs[sign] for (sign,) in SET_LABELS["sentiment"]]
+    said = [sentiment_of(words, lexicon) for words in WORDS]
+    return {
+        "ew": score_pairs(list(zip(LABELS, WORDS, strict=True)), lexicon).f,
+        "hit": hit_pairs(list(zip(SET_LABELS["hit"], WORDS, strict=True)), lexicon).hit,
+        "sentiment": sentiment_scores(intensities, said).waf,
+    }

@@ -124,6 +124,7 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     if dropped := len(clips) - len(known):
         told = "%d of %d clips left out: no label of theirs is in the lexicon"
         logger.warning(told, dropped, len(clips))
+    judge = _judge(recipe.judge, known, lexicon, recipe.data, watch) if recipe.judge else None
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
     if recipe.beta and predictor.model.config.lora_rank == 0:
         raise InputError(
@@ -131,7 +132,6 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
     examples = _examples(known, predictor.encoders, recipe.data, watch)
-    judge = _judge(recipe.judge, known, lexicon, recipe.data, watch) if recipe.judge else None
     trainer = GrpoTrainer(
         predictor.model,
         predictor.processor,
