@@ -56,7 +56,7 @@ def test_files_are_sharded_and_nothing_else_is_left(tmp_path: Path) -> None:
     cache.put(kept)
     cache.put(kept)
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == [Path("00") / f"{kept.key}.safetensors"]
+    assert files == [Path("loose/00") / f"{kept.key}.safetensors"]
 
 
 def test_views_of_arrays_are_kept_by_their_values(tmp_path: Path) -> None:

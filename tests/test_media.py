@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soxr
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -15,8 +16,8 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.datasets.demo_face import EXPRESSIONS, Person
 from affectgpt_r1.errors import MediaError, MissingFileError
 from affectgpt_r1.media import MediaFlag, content_hash, read_media
-from affectgpt_r1.media.audio import cut_windows, read_waveform
-from affectgpt_r1.media.faces import crop_faces, overlap, read_given_faces
+from affectgpt_r1.media.audio import RATE_HZ, cut_windows, read_waveform
+from affectgpt_r1.media.faces import crop_faces, follow, overlap, read_given_faces
 from affectgpt_r1.media.video import read_frames, sampled_indices
 
 SIDE = 64
@@ -215,6 +216,53 @@ def test_windows_start_where_the_published_rule_says(samples: int) -> None:
         assert (windows[:, samples:] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("available", "indices"),
+    [
+        (8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (11, [0, 1, 2, 4, 5, 6, 8, 9]),
+        (25, [0, 3, 6, 9, 12, 15, 18, 21]),
+        (77, [0, 9, 19, 28, 38, 48, 57, 67]),
+        (5, [0, 1, 2, 3, 4, 4, 4, 4]),
+        (1, [0] * 8),
+    ],
+)
+def test_frames_of_odd_lengths(available: int, indices: list[int]) -> None:
+    assert sampled_indices(available, 8) == indices
+
+
+@pytest.mark.parametrize(
+    ("samples", "starts"),
+    [
+        # 10 s: the last window is 7.0 to 9.0 s.
+        (160_000, [0, 16_000, 32_000, 48_000, 64_000, 80_000, 96_000, 112_000]),
+        (77_777, [0, 5722, 11444, 17166, 22888, 28610, 34332, 40054]),
+        (32_001, [0] * 8),
+        (32_009, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (20_000, [0] * 8),
+    ],
+)
+def test_windows_of_odd_lengths(samples: int, starts: list[int]) -> None:
+    waveform = np.arange(1, samples + 1, dtype=np.float32)
+    assert (cut_windows(waveform, 8)[:, 0] - 1).tolist() == starts
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", [8_000, 44_100, 48_000])
+def test_sound_is_resampled_as_soxr_does(tmp_path: Path, rate_hz: int, channels: int) -> None:
+    seconds = np.arange(3 * rate_hz) / rate_hz
+    # Speech's band: up to where the two filters begin to differ.
+    tones = [(140, 0.2), (1180, 0.1), (2900, 0.05), (3400, 0.02)]
+    mono = sum(gain * np.sin(2 * np.pi * hz * seconds) for hz, gain in tones)
+    sound = np.stack([mono * (0.6 + 0.4 * c) for c in range(channels)]).astype(np.float32)
+    path = write_sound(tmp_path / "a.wav", "pcm_f32le", sound, rate_hz)
+    found, _ = read_waveform(path)
+    assert found is not None
+    expected = soxr.resample(sound.mean(axis=0), rate_hz, RATE_HZ, quality="VHQ")
+    inner = slice(RATE_HZ // 10, 3 * RATE_HZ - RATE_HZ // 10)  # the ends ring
+    assert np.abs(found[inner] - expected[inner]).max() < 1e-3
+
+
 def test_given_faces_win_and_are_bgr_by_default(tmp_path: Path) -> None:
     crops = np.zeros((20, 30, 40, 3), np.uint8)
     crops[..., 0] = np.arange(20)[:, None, None] * 10  # the first channel is blue
@@ -263,11 +311,18 @@ def test_a_drawn_face_is_found_in_every_expression(expression: str) -> None:
 def test_the_face_is_followed_and_gaps_are_filled() -> None:
     frames = np.zeros((3, 100, 100, 3), np.uint8)
     frames[:, 10:50, 10:50] = 200
-    boxes = iter([[(10, 10, 40, 40)], [], [(12, 10, 40, 40), (40, 40, 55, 55)]])
-    crops, flags = crop_faces(frames, lambda _: next(boxes))
+    bright, large = (10, 10, 40, 40), (40, 40, 55, 55)
+    found = iter([[(bright, 1.0)], [], [((12, 10, 40, 40), 1.0), (large, 1.0)]])
+    crops, flags = crop_faces(frames, lambda _: next(found))
     assert flags == {MediaFlag.PARTIAL_FACE}
     assert np.array_equal(crops[0], crops[1])
     assert crops[2].mean() > 100  # still the bright one, though another is larger
+
+
+def test_the_surer_face_begins_where_two_are_equally_large() -> None:
+    one, other = (0, 0, 20, 20), (50, 50, 21, 21)
+    assert follow([[(one, 0.9), (other, 0.3)]]) == [one]
+    assert follow([[(one, 0.9), (other, 0.9)]]) == [other]
 
 
 def test_overlap_is_a_share() -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,7 +21,7 @@ import typer
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
-from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.console import audit_table, bars, evaluation_table, people, steps
 from affectgpt_r1.dialogue import Part
 from affectgpt_r1.emotion.labels import Parser, parse_labels
@@ -39,6 +40,8 @@ train_app = typer.Typer(no_args_is_help=True, help="Train: cold start, then GRPO
 app.add_typer(train_app, name="train")
 lexicon_app = typer.Typer(no_args_is_help=True, help="Which word counts as what, and why.")
 app.add_typer(lexicon_app, name="lexicon")
+cache_app = typer.Typer(no_args_is_help=True, help="Features on disk: size, checks, packing.")
+app.add_typer(cache_app, name="cache")
 
 LexiconName = Literal["builtin", "mer2025", "mer2026"]
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")]
@@ -69,6 +72,18 @@ ServerOption = Annotated[
 ]
 ServerModelOption = Annotated[str | None, typer.Option(help="For openai: the model's name there.")]
 LevelOption = Annotated[int, typer.Option(min=1, max=2, help="Ring of the wheels.")]
+ProfileOption = Annotated[Literal["nano", "small", "full"], typer.Option(help="Whose encoders.")]
+VisualOption = Annotated[str | None, typer.Option(help="Another: folder or hub name.")]
+AudioOption = Annotated[str | None, typer.Option(help="Another: folder or hub name.")]
+ViewOption = Annotated[
+    Literal["face", "frame"] | None, typer.Option(help="What the visual encoder sees.")
+]
+FaceModelOption = Annotated[
+    Path | None, typer.Option(help="A YuNet face detector (ONNX) [default: OpenCV's cascade].")
+]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
+WallOption = Annotated[float, typer.Option(min=1, help="Seconds that a clip may take.")]
+MemoryOption = Annotated[int, typer.Option(min=1024, help="MiB that such a process may take.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Of the answer.")]
 
 
@@ -378,30 +393,134 @@ def prepare(
 @app.command()
 def encode(
     manifest: Annotated[Path, typer.Argument(help="Clips; their words are not read.")],
-    profile: Annotated[Literal["nano", "small", "full"], typer.Option(help="Whose encoders.")],
+    profile: ProfileOption,
+    visual: VisualOption = None,
+    audio: AudioOption = None,
+    view: ViewOption = None,
+    face_model: FaceModelOption = None,
     cache: CacheOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = 2,
-    wall_s: Annotated[float, typer.Option(min=1, help="Seconds that a clip may take.")] = 120,
-    memory_mib: Annotated[int, typer.Option(min=1024, help="Memory of a reading process.")] = 4096,
+    workers: WorkersOption = 2,
+    wall_s: WallOption = 120,
+    memory_mib: MemoryOption = 4096,
     shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
     retry: Annotated[bool, typer.Option("--retry", help="Only what failed before.")] = False,
+    batch_clips: Annotated[int, typer.Option(min=1, help="Clips encoded at once.")] = 1,
+    device: Annotated[str, typer.Option(help="Of pretrained encoders: cpu, cuda, cuda:1.")] = "cpu",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: over the machines of a Ray cluster.")
+    ] = "local",
 ) -> None:
     """Encode clips into the feature cache; what cannot be read is listed in its failures.jsonl."""
     from affectgpt_r1.media.worker import Guard
-    from affectgpt_r1.model.profiles import PROFILES, load_encoders
+    from affectgpt_r1.model.profiles import PROFILES, encoder_source
     from affectgpt_r1.perception.cache import feature_cache
-    from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of
-    from affectgpt_r1.perception.features import EncoderSource
+    from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
 
     clips = shard_of(read_manifest(manifest), shard)
     store, guard = feature_cache(cache), Guard(workers, wall_s, memory_mib << 20)
-    source = EncoderSource.of(load_encoders(PROFILES[profile]))
+    chosen = PROFILES[profile].but(visual, audio, view, face_model)
+    load = partial(encoder_source, chosen, device)
+    wanted = to_encode(clips, store, retry=retry)
     with bars() as bar:
-        told = bar("encoding")
-        fates = encode_clips(clips, source, store, guard, retry=retry, progress=told)
-    if fates["failed"] or fates["skipped"]:
+        if engine == "ray":
+            from affectgpt_r1.perception.scale import encode_on_ray
+
+            run = partial(encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
+        else:
+            run = partial(encode_clips, wanted, load())
+        fates = run(store, guard, batch_clips=batch_clips, progress=bar("encoding"))
+    skipped = 0 if retry else len(clips) - len(wanted)
+    if fates["failed"] or skipped:
         _complain(f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again")
-    _answer({"clips": len(clips), **{fate: fates[fate] for fate in get_args(Fate)}})
+    counts = {fate: fates[fate] for fate in get_args(Fate)}
+    _answer({"clips": len(clips), **counts, "skipped": skipped})
+
+
+@app.command()
+def faces(
+    manifest: Annotated[Path, typer.Argument(help="Clips with videos.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the crops and a manifest with them.")],
+    face_model: FaceModelOption = None,
+    workers: WorkersOption = 2,
+    wall_s: WallOption = 120,
+    memory_mib: MemoryOption = 4096,
+) -> None:
+    """Write each clip's face crops as npy, and a manifest that names them."""
+    from affectgpt_r1.media.crops import write_crops
+    from affectgpt_r1.media.worker import Guard
+
+    clips = read_manifest(manifest)
+    make_folder(out / "openface_face")
+    with bars() as bar:
+        cropped, reasons = write_crops(
+            clips,
+            out / "openface_face",
+            Guard(workers, wall_s, memory_mib << 20),
+            face_model=face_model,
+            progress=bar("faces"),
+        )
+    for clip_id, reason in reasons.items():
+        _complain(f"{clip_id}: {reason}")
+    write_manifest(out / "clips.jsonl", cropped)
+    answer = {"clips": len(clips), "cropped": len(clips) - len(reasons), "failed": len(reasons)}
+    _answer({**answer, "manifest": out / "clips.jsonl"})
+
+
+@cache_app.command("size")
+def cache_size(cache: CacheOption = None) -> None:
+    """What a feature cache holds."""
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import contents
+
+    _answer(contents(feature_cache(cache)))
+
+
+@cache_app.command("verify")
+def cache_verify(cache: CacheOption = None) -> None:
+    """Read a feature cache whole and check it; status 2 where something is damaged."""
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import verify
+
+    store = feature_cache(cache)
+    with bars() as bar:
+        found = verify(store, bar("verifying"))
+    _answer(found)
+    if found.damaged:
+        raise InputError(
+            f"{found.damaged} entries of {store.folder} are damaged: `cache compact` leaves them "
+            "out, `encode` makes them again"
+        )
+
+
+@cache_app.command("compact")
+def cache_compact(cache: CacheOption = None) -> None:
+    """Pack a feature cache into shards, without what is damaged or doubled."""
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import compact
+
+    with bars() as bar:
+        _answer(compact(feature_cache(cache), progress=bar("packing")))
+
+
+@cache_app.command("gc")
+def cache_gc(
+    manifests: Annotated[list[Path], typer.Argument(help="Whose clips stay.")],
+    profile: ProfileOption,
+    visual: VisualOption = None,
+    audio: AudioOption = None,
+    view: ViewOption = None,
+    face_model: FaceModelOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Throw out of a feature cache all that such encoders do not need for such clips."""
+    from affectgpt_r1.model.profiles import PROFILES, encoder_source
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import compact
+
+    source = encoder_source(PROFILES[profile].but(visual, audio, view, face_model))
+    with bars() as bar:
+        keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
+        _answer(compact(feature_cache(cache), keep, bar("packing")))
 
 
 @train_app.command("cold-start")

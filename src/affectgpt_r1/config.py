@@ -113,11 +113,28 @@ class DataSettings(Section):
     cache: str | None = None
 
 
+class EncoderSettings(Section):
+    """Other frozen encoders than the profile's; None: the profile's.
+
+    Attributes:
+        visual: a folder or hub name of a CLIP, SigLIP or DINOv2 model, or `signal`.
+        audio: of a HuBERT, WavLM, wav2vec 2.0 or Whisper model, or `signal`.
+        view: what the visual one is fed.
+        face_model: file of a YuNet face detector (ONNX) in the bundled one's place.
+    """
+
+    visual: str | None = None
+    audio: str | None = None
+    view: Literal["face", "frame"] | None = None
+    face_model: str | None = None
+
+
 class ColdStartRecipe(Section):
     """Phase 1: supervised tuning on descriptions and labels (PAPER.md, "Two phases").
 
     Attributes:
         profile: nano, small or full.
+        encoders: what is chosen in place of the profile's.
         think_share: share of samples taught in think mode; one without a description is always
             taught the answer alone.
         align_projectors: start the projectors by least squares on the labels' embeddings
@@ -130,6 +147,7 @@ class ColdStartRecipe(Section):
 
     stage: Literal["cold-start"] = "cold-start"
     profile: Literal["nano", "small", "full"]
+    encoders: EncoderSettings = EncoderSettings()
     data: DataSettings
     run: RunSettings
     lora: LoraSettings = LoraSettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from pathlib import Path
 
@@ -27,13 +28,31 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path} cannot be made ({error.strerror}): name another folder") from None
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8; a reader or a crash never sees half of it. Makes its folder."""
+def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Write a file, text as UTF-8; a reader or a crash never sees half of it. Makes its folder.
+
+    Args:
+        path: the file.
+        content: what it holds.
+        durable: it outlives even a loss of power once this returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: several processes may write the same file.
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        if durable:
+            _synced(unfinished)
         unfinished.replace(path)
+        if durable:
+            _synced(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _synced(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

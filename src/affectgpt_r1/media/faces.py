@@ -1,21 +1,21 @@
 """One face kept over a clip's frames, cropped; or the crops that the user gives.
 
-The detector is OpenCV's bundled frontal cascade, or any other behind `FaceDetector`. Nothing here
-recognises who it is.
+The detector is OpenCV's bundled frontal cascade, a YuNet model file, or any other behind
+`FaceDetector`. Nothing here recognises who it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from affectgpt_r1.errors import MediaError, MissingFileError
+from affectgpt_r1.errors import MediaError, MissingFileError, ModelFolderError
 from affectgpt_r1.media.values import MediaFlag
 from affectgpt_r1.media.video import sampled_indices
 
@@ -30,20 +30,56 @@ _SEARCH_SIDE = 480  # frames are searched at most this large
 #: x, y, width, height in pixels.
 Box = tuple[int, int, int, int]
 
+#: Finds faces in an RGB picture (H, W, 3): their boxes, in its pixels, and how sure it is of each,
+#: 0 to 1.
+FaceDetector = Callable[[NDArray[np.uint8]], Sequence[tuple[Box, float]]]
 
-#: Finds the boxes of faces in an RGB picture (H, W, 3), in its pixels.
-FaceDetector = Callable[[NDArray[np.uint8]], Sequence[Box]]
 
+def detect_with_cascade(picture: NDArray[np.uint8]) -> list[tuple[Box, float]]:
+    """Find frontal faces with OpenCV's bundled cascade, equally sure of all.
 
-def detect_with_cascade(picture: NDArray[np.uint8]) -> list[Box]:
-    """Find frontal faces with OpenCV's bundled cascade; not safe to call from several threads."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    scale = min(_SEARCH_SIDE / max(grey.shape), 1.0)
-    if scale < 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    Not safe to call from several threads.
+    """
+    grey, scale = _shrunk(picture, cv2.COLOR_RGB2GRAY)
     smallest = max(min(grey.shape) // 10, 24)
     boxes = _cascade().detectMultiScale(grey, 1.1, 5, minSize=(smallest, smallest))
-    return [tuple(round(float(side) / scale) for side in box) for box in boxes]
+    return [(_box(box, scale), 1.0) for box in boxes]
+
+
+@cache
+def yunet_detector(model: Path) -> FaceDetector:
+    """A detector by a YuNet model file (ONNX), for faces turned away, small or half covered.
+
+    Raises:
+        ModelFolderError: OpenCV cannot use it.
+    """
+    try:
+        yunet = cv2.FaceDetectorYN.create(str(model), "", (_SEARCH_SIDE, _SEARCH_SIDE), 0.6)
+    except cv2.error as error:
+        raise ModelFolderError(
+            f"{model} is no YuNet model that OpenCV can use ({error.err})"
+        ) from None
+
+    def detect(picture: NDArray[np.uint8]) -> list[tuple[Box, float]]:
+        small, scale = _shrunk(picture, cv2.COLOR_RGB2BGR)
+        yunet.setInputSize((small.shape[1], small.shape[0]))
+        _, rows = yunet.detect(small)  # x, y, width, height, ten numbers of landmarks, score
+        return [(_box(row[:4], scale), float(row[14])) for row in (() if rows is None else rows)]
+
+    return detect
+
+
+def _shrunk(picture: NDArray[np.uint8], colours: int) -> tuple[NDArray[Any], float]:
+    converted = cv2.cvtColor(picture, colours)
+    scale = min(_SEARCH_SIDE / max(picture.shape[:2]), 1.0)
+    if scale < 1:
+        converted = cv2.resize(converted, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return converted, scale
+
+
+def _box(sides: Iterable[float], scale: float) -> Box:
+    x, y, width, height = (round(float(side) / scale) for side in sides)
+    return x, y, width, height
 
 
 @cache
@@ -57,7 +93,8 @@ def crop_faces(
 ) -> tuple[NDArray[np.uint8], frozenset[MediaFlag]]:
     """Crop one face out of each frame.
 
-    The largest face of the first frame that has one is followed by overlap; a frame without it
+    The largest face of the first frame that has one (smaller, the less sure the detector is of it)
+    is followed by overlap; a frame without it
     takes the nearest frame's box. Without any face the whole frame is taken, and flagged.
 
     Args:
@@ -81,25 +118,31 @@ def crop_faces(
     return np.stack(crops), frozenset(partial)
 
 
-def follow(detections: Sequence[Sequence[Box]]) -> list[Box | None]:
+def follow(detections: Sequence[Sequence[tuple[Box, float]]]) -> list[Box | None]:
     """One face's box a frame, None where it is not seen.
 
     A box that overlaps the last one is the same face; where none does, but faces are there, the
-    largest is followed from then on.
+    largest is followed from then on, its area weighed by how sure the detector is.
 
-    >>> follow([[(0, 0, 10, 10), (50, 50, 12, 12)], [(1, 1, 10, 10), (51, 50, 12, 12)]])
+    >>> first, second = (0, 0, 10, 10), (50, 50, 12, 12)
+    >>> follow([[(first, 0.9), (second, 0.9)], [(first, 0.9), ((51, 50, 12, 12), 0.2)]])
     [(50, 50, 12, 12), (51, 50, 12, 12)]
     """
     chosen: list[Box | None] = []
     last: Box | None = None
-    for boxes in detections:
-        box: Box | None = max(boxes, key=lambda b: b[2] * b[3], default=None)
+    for found in detections:
+        boxes = [box for box, _ in sorted(found, key=lambda face: -_weight(*face))]
+        box = boxes[0] if boxes else None
         if last is not None and boxes:
             same = max(boxes, key=lambda b: overlap(b, last))
             box = same if overlap(same, last) >= SAME_FACE else box
         chosen.append(box)
         last = box or last
     return chosen
+
+
+def _weight(box: Box, confidence: float) -> float:
+    return box[2] * box[3] * confidence
 
 
 def overlap(one: Box, other: Box | None) -> float:

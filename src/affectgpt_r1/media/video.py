@@ -1,13 +1,14 @@
 """Eight frames spread uniformly over a video, by index, without decoding all of it where possible.
 
 A demuxing pass (no decoding) lists the frames' time stamps, so that a frame's index is exact at a
-variable rate too. Then the decoder jumps to the last key frame before each wanted one. Where a
-container gives no time stamps, everything is decoded instead; both ways yield the same frames.
+variable rate too. Then the decoder jumps to the last key frame before each wanted one, and leaves
+out what is neither wanted nor needed by others. Where a container gives no time stamps, everything
+is decoded instead; both ways yield the same frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -118,6 +119,7 @@ def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
 def _by_seeking(path: Path, timeline: Timeline, wanted: Sequence[int]) -> dict[int, VideoFrame]:
     """Decode the wanted frames, jumping over what lies between where a key frame allows."""
     stamps = list(timeline)
+    targets = {stamps[index] for index in wanted}
     keys = [stamp for stamp, is_key in timeline.items() if is_key]
     found: dict[int, VideoFrame] = {}
     with opened(path) as container:
@@ -128,7 +130,7 @@ def _by_seeking(path: Path, timeline: Timeline, wanted: Sequence[int]) -> dict[i
             target = stamps[index]
             if last is None or any(last < key <= target for key in keys):
                 container.seek(target, stream=stream, backward=True)
-                decoder = container.decode(stream)
+                decoder = _needed(container, stream, targets)
             with suppress(av.error.FFmpegError):
                 for frame in decoder:
                     last = last if frame.pts is None else frame.pts
@@ -139,6 +141,15 @@ def _by_seeking(path: Path, timeline: Timeline, wanted: Sequence[int]) -> dict[i
             if index not in found:
                 break  # it does not decode
     return found
+
+
+def _needed(
+    container: InputContainer, stream: VideoStream, targets: Set[int]
+) -> Iterator[VideoFrame]:
+    """Frames from here on; of those that no other is made from, only the targets."""
+    for packet in container.demux(stream):
+        stream.codec_context.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
+        yield from stream.decode(packet)
 
 
 def _decoded(path: Path) -> Iterator[VideoFrame]:

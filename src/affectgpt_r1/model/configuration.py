@@ -27,6 +27,9 @@ class AffectGPTConfig(PreTrainedConfig):
         view: whether the visual encoder saw face crops or whole frames.
         visual_encoder, audio_encoder: names and settings of the encoders whose features the fusion
             was trained on, as `perception.encoder_identity` writes them; "" unknown.
+        visual_source, audio_source, face_model: where the encoders and the face detector were
+            loaded from, as in `profiles.Profile`; None: as the profile says.
+        face_digest: of the face detector's file; "" the bundled one.
         visual_width, audio_width: D_v and D_a.
         lora_rank, lora_alpha, lora_dropout: of the adapter on all seven linears of every layer;
             rank 0: no adapter, the language model itself is trained.
@@ -46,6 +49,10 @@ class AffectGPTConfig(PreTrainedConfig):
     view: View = "face"
     visual_encoder: str = ""
     audio_encoder: str = ""
+    visual_source: str | None = None
+    audio_source: str | None = None
+    face_model: str | None = None
+    face_digest: str = ""
     visual_width: int = 768
     audio_width: int = 1024
     lora_rank: int = 16

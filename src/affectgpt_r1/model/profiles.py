@@ -7,7 +7,7 @@ error that names the file, the profile and the command that fetches it.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -35,7 +35,6 @@ from affectgpt_r1.perception.features import (
     Encoders,
     EncoderSource,
     VisualEncoder,
-    encoder_identity,
 )
 from affectgpt_r1.perception.hubert import HubertSpeechEncoder
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
@@ -51,6 +50,7 @@ class Profile:
         visual: "signal", or a folder or hub name of a CLIP model.
         audio: "signal", or a folder or hub name of a HuBERT model.
         view: face crops or whole frames.
+        face_model: file of a YuNet face detector; None: the bundled detector.
     """
 
     name: str
@@ -58,6 +58,23 @@ class Profile:
     visual: str
     audio: str
     view: View = "face"
+    face_model: Path | None = None
+
+    def but(
+        self,
+        visual: str | None = None,
+        audio: str | None = None,
+        view: View | None = None,
+        face_model: Path | str | None = None,
+    ) -> Profile:
+        """This profile with other encoders, view or detector, where they are not None."""
+        return replace(
+            self,
+            visual=visual or self.visual,
+            audio=audio or self.audio,
+            view=view or self.view,
+            face_model=Path(face_model) if face_model else self.face_model,
+        )
 
 
 PROFILES = {
@@ -74,8 +91,8 @@ PROFILES = {
 _NANO_VOCABULARY = 1024
 
 
-def load_encoders(profile: Profile) -> Encoders:
-    """Load a profile's encoders.
+def load_encoders(profile: Profile, device: str = "cpu") -> Encoders:
+    """Load a profile's encoders, pretrained ones onto a device.
 
     Raises:
         MissingFileError: their weights are not on this machine.
@@ -83,10 +100,19 @@ def load_encoders(profile: Profile) -> Encoders:
     visual: VisualEncoder = GradientFaceEncoder()
     audio: AudioEncoder = SignalSpeechEncoder()
     if profile.visual != "signal":
-        visual = ClipImageEncoder.load(profile.visual, local_files_only=True)
+        visual = ClipImageEncoder.load(profile.visual, local_files_only=True, device=device)
     if profile.audio != "signal":
-        audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True)
-    return Encoders(visual, audio, profile.view)
+        audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True, device=device)
+    return Encoders(visual, audio, profile.view, profile.face_model)
+
+
+def encoder_source(profile: Profile, device: str = "cpu") -> EncoderSource:
+    """A profile's encoders, loaded.
+
+    Raises:
+        MissingFileError: as `load_encoders`, or the face detector's file does not exist.
+    """
+    return EncoderSource.of(load_encoders(profile, device))
 
 
 def encoders_of(config: AffectGPTConfig) -> EncoderSource:
@@ -98,20 +124,36 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
 
     @cache
     def load() -> Encoders:
-        encoders = load_encoders(PROFILES[config.profile])
+        encoders = load_encoders(profile)
         here = EncoderSource.of(encoders)
-        for role in ("visual", "audio"):
-            trained, found = getattr(config, f"{role}_encoder"), getattr(here, role)
+        for role, what in (
+            ("visual", "visual encoder"),
+            ("audio", "audio encoder"),
+            ("face_digest", "face detector"),
+        ):
+            trained, found = getattr(wanted, role), getattr(here, role)
             if trained not in ("", found):
                 raise ModelFolderError(
-                    f"the model was trained on features of the {role} encoder {trained}, here it "
-                    f"is {found}: use the release that trained it, or train again"
+                    f"the model was trained on features of the {what} {trained}, here it is "
+                    f"{found or 'another'}: use what trained it, or train again"
                 )
         return encoders
 
-    if not (config.visual_encoder and config.audio_encoder):
-        return EncoderSource.of(load())
-    return EncoderSource(config.visual_encoder, config.audio_encoder, config.view, load)
+    profile = PROFILES[config.profile].but(
+        visual=config.visual_source,
+        audio=config.audio_source,
+        view=config.view,
+        face_model=config.face_model,
+    )
+    wanted = EncoderSource(
+        config.visual_encoder,
+        config.audio_encoder,
+        config.view,
+        load,
+        profile.face_model,
+        config.face_digest,
+    )
+    return wanted if wanted.visual and wanted.audio else EncoderSource.of(load())
 
 
 def create_model(
@@ -143,6 +185,7 @@ def create_model(
         )
         source, digest = language_model.name_or_path, weights_digest(language_model)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    identities = EncoderSource.of(encoders)
     config = AffectGPTConfig(
         # A copy: the outer model's set-up would undo the language model's choice of attention.
         text_config=deepcopy(language_model.config),
@@ -150,8 +193,12 @@ def create_model(
         language_model_digest=digest,
         profile=profile.name,
         view=encoders.view,
-        visual_encoder=encoder_identity(encoders.visual),
-        audio_encoder=encoder_identity(encoders.audio),
+        visual_source=profile.visual,
+        audio_source=profile.audio,
+        face_model=str(profile.face_model) if profile.face_model else None,
+        visual_encoder=identities.visual,
+        audio_encoder=identities.audio,
+        face_digest=identities.face_digest,
         visual_width=encoders.visual.width,
         audio_width=encoders.audio.width,
         lora_rank=lora_rank,

@@ -10,9 +10,10 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache as remembered
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,13 +21,32 @@ from typing import Literal
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.media import ClipMedia, read_media
+from affectgpt_r1.media import ClipMedia
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import STEPS, Encoders, EncoderSource, encoded
+from affectgpt_r1.perception.features import Encoders, EncoderSource, encoded
+from affectgpt_r1.perception.upkeep import SHARD_CLIPS, pack
 
-#: What became of a clip: encoded, found in the cache, failed, or left out since it failed before.
-Fate = Literal["encoded", "cached", "failed", "skipped"]
+#: What became of a clip: encoded, found in the cache, or failed.
+Fate = Literal["encoded", "cached", "failed"]
+
+Progress = Callable[[int, int], None]
+
+
+def to_encode(clips: Sequence[Clip], cache: FeatureCache, *, retry: bool) -> list[Clip]:
+    """Those clips that are to be tried: what failed before is left out, or with `retry` the rest.
+
+    With `retry` their failures are struck from the cache's list.
+    """
+    listed = cache.folder / "failures.jsonl"
+    before = _failures(listed)
+    again = [clip for clip in clips if _name(clip) in before]
+    if not retry:
+        return [clip for clip in clips if _name(clip) not in before]
+    if again:
+        left = [before[name] for name in before.keys() - {_name(clip) for clip in again}]
+        write_whole(listed, "".join(f"{json.dumps(row)}\n" for row in left))
+    return again
 
 
 def encode_clips(
@@ -35,8 +55,8 @@ def encode_clips(
     cache: FeatureCache,
     guard: Guard,
     *,
-    retry: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    batch_clips: int = 1,
+    progress: Progress | None = None,
 ) -> Counter[Fate]:
     """Put the features of all clips into the cache; interrupted, it is simply called again.
 
@@ -45,7 +65,7 @@ def encode_clips(
         source: the encoders.
         cache: its `failures.jsonl` lists what could not be read, with reasons.
         guard: limits of reading.
-        retry: only what failed before is tried, again.
+        batch_clips: so many are encoded at once, by encoders that can.
         progress: told how many of how many clips are done.
 
     Returns:
@@ -54,25 +74,30 @@ def encode_clips(
     Raises:
         InputError: the cache cannot be written.
     """
-    listed = cache.folder / "failures.jsonl"
-    before = _failures(listed)
-    again = [clip for clip in clips if _name(clip) in before]
-    wanted = again if retry else [clip for clip in clips if _name(clip) not in before]
-    if retry and again:
-        left = [before[name] for name in before.keys() - {_name(clip) for clip in again}]
-        write_whole(listed, "".join(f"{json.dumps(row)}\n" for row in left))
-    fates: Counter[Fate] = Counter()
-    fates["skipped"] = 0 if retry else len(again)
     # An order of one's own: two processes on one manifest do not run after each other's clips.
-    random.Random(os.getpid()).shuffle(wanted)
-    done_by = _encoded(wanted, source, cache, guard)
-    for done, (clip, fate, reason) in enumerate(done_by, 1):
-        fates[fate] += 1
-        if reason is not None:
-            row = {"id": clip.id, "media": _name(clip), "reason": reason}
-            listed.parent.mkdir(parents=True, exist_ok=True)
-            with listed.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+    wanted = random.Random(os.getpid()).sample(clips, len(clips))
+    fates: Counter[Fate] = Counter()
+    mine: list[Path] = []
+    waiting: dict[str, tuple[Clip, ClipMedia]] = {}
+    # Without its encoders the source can travel to another process.
+    read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder)
+    for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
+        if found is None:
+            _list_failure(cache, clip, str(reason))
+            fates["failed"] += 1
+        elif (key := found[0]) in waiting or found[1] is None:
+            fates["cached"] += 1
+        else:
+            waiting[key] = clip, found[1]
+        if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
+            put = _encode(waiting, source.load(), cache)
+            fates["encoded"] += len(put)
+            fates["failed"] += len(waiting) - len(put)
+            mine += put
+            waiting = {}
+        if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
+            pack(cache, mine)
+            mine = []
         if progress:
             progress(done, len(wanted))
     return fates
@@ -90,27 +115,23 @@ def shard_of(clips: Sequence[Clip], part: str) -> Sequence[Clip]:
     return clips[int(i) - 1 :: int(n)]
 
 
-def _encoded(
-    clips: Iterable[Clip], source: EncoderSource, cache: FeatureCache, guard: Guard
-) -> Iterator[tuple[Clip, Fate, str | None]]:
-    # Without its encoders the source can travel to another process.
-    read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder)
-    for clip, found, reason in guarded(read, clips, guard):
-        if found is None:
-            yield clip, "failed", reason
-            continue
-        key, media = found
-        if media is None:
-            yield clip, "cached", None
-            continue
-        encoders = source.load()
-        try:
-            features = encoded(media, encoders, key)
-        except InputError as error:
-            yield clip, "failed", str(error)
-            continue
+def _encode(
+    batch: dict[str, tuple[Clip, ClipMedia]], encoders: Encoders, cache: FeatureCache
+) -> list[Path]:
+    """Encode and keep a batch; the files of what was kept, the rest is listed."""
+    try:
+        done = encoded({key: media for key, (_, media) in batch.items()}, encoders)
+    except InputError as error:
+        if len(batch) == 1:
+            ((clip, _),) = batch.values()
+            _list_failure(cache, clip, str(error))
+            return []
+        # One of them is at fault: which, shows when each is alone.
+        alone = [_encode({key: item}, encoders, cache) for key, item in batch.items()]
+        return [path for paths in alone for path in paths]
+    for features in done:
         cache.put(features)
-        yield clip, "encoded", None
+    return [cache.path(features.key) for features in done]
 
 
 def read_unless_cached(
@@ -122,13 +143,17 @@ def read_unless_cached(
         As `read_media`.
     """
     key = source.key(clip)
-    if FeatureCache(folder).get(key) is not None:
+    if _cache_in(folder).get(key) is not None:
         return key, None
-    media = read_media(clip, frames=STEPS, windows=STEPS)
+    media = source.read(clip)
     # What no encoder looks at need not travel between processes.
     if source.view == "face":
         return key, replace(media, frames=media.frames[:0])
     return key, replace(media, faces=media.faces[:0])
+
+
+# Once a process: the shards' indices are read once.
+_cache_in = remembered(FeatureCache)
 
 
 def _unloaded() -> Encoders:
@@ -137,6 +162,13 @@ def _unloaded() -> Encoders:
 
 def _name(clip: Clip) -> str:
     return " ".join(str(p.resolve()) for p in (clip.video, clip.audio, clip.faces) if p)
+
+
+def _list_failure(cache: FeatureCache, clip: Clip, reason: str) -> None:
+    row = {"id": clip.id, "media": _name(clip), "reason": reason}
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with (cache.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def _failures(path: Path) -> dict[str, dict[str, str]]:

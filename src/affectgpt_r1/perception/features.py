@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.errors import InputError, MissingFileError
+from affectgpt_r1.files import sha256_of
 from affectgpt_r1.media import ClipMedia, content_hash, read_media
+from affectgpt_r1.media.faces import detect_with_cascade, yunet_detector
 
 if TYPE_CHECKING:
     from affectgpt_r1.perception.cache import FeatureCache
@@ -53,6 +56,15 @@ class Encoder(Protocol[_Values]):
 
     def encode(self, steps: NDArray[_Values], /) -> NDArray[np.float32]:
         """Encode steps (t, ...) to (t, width)."""
+        ...
+
+
+@runtime_checkable
+class BatchEncoder(Protocol):
+    """An encoder that takes several clips at once, as a GPU likes it."""
+
+    def encode_batch(self, clips: Sequence[NDArray[Any]], /) -> Sequence[NDArray[np.float32]]:
+        """Encode each clip's steps (t, ...) to (t, width); no clip changes another's."""
         ...
 
 
@@ -94,11 +106,12 @@ def encoder_identity(encoder: Encoder[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """Two frozen encoders, and what the visual one is fed: faces or whole frames."""
+    """Two frozen encoders, what the visual one is fed, and by which model file faces are found."""
 
     visual: VisualEncoder
     audio: AudioEncoder
     view: View = "face"
+    face_model: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +122,28 @@ class EncoderSource:
         visual, audio: as `encoder_identity` writes them.
         view: what the visual encoder is fed.
         load: gives the encoders.
+        face_model: a detector's file (`media.faces.yunet_detector`); None: the bundled detector.
+        face_digest: 16 hex digits over that file; "" where there is none.
     """
 
     visual: str
     audio: str
     view: View
     load: Callable[[], Encoders]
+    face_model: Path | None = None
+    face_digest: str = ""
 
     @classmethod
     def of(cls, encoders: Encoders) -> EncoderSource:
-        """Encoders that are loaded."""
+        """Encoders that are loaded.
+
+        Raises:
+            MissingFileError: the detector's file does not exist.
+        """
         identities = encoder_identity(encoders.visual), encoder_identity(encoders.audio)
-        return cls(*identities, encoders.view, lambda: encoders)
+        model = encoders.face_model
+        digest = face_digest(model) if model else ""
+        return cls(*identities, encoders.view, lambda: encoders, model, digest)
 
     def key(self, clip: Clip) -> str:
         """The 64 hex digits under which a clip's features are kept: media, encoders and view.
@@ -130,7 +153,29 @@ class EncoderSource:
         Raises:
             MissingFileError: a media file does not exist.
         """
-        return _digest([_VERSION, content_hash(clip), self.visual, self.audio, self.view])
+        parts = [_VERSION, content_hash(clip), self.visual, self.audio, self.view]
+        finder = [self.face_digest] if self.face_digest and self.view == "face" else []
+        return _digest(parts + finder)
+
+    def read(self, clip: Clip) -> ClipMedia:
+        """Read of a clip what the encoders look at.
+
+        Raises:
+            MissingFileError, MediaError: as `read_media`.
+        """
+        detector = yunet_detector(self.face_model) if self.face_model else detect_with_cascade
+        return read_media(clip, frames=STEPS, windows=STEPS, detector=detector)
+
+
+def face_digest(model: Path) -> str:
+    """16 hex digits over a detector's file.
+
+    Raises:
+        MissingFileError: there is no such file.
+    """
+    if not model.is_file():
+        raise MissingFileError(f"no face detector at {model}: name a YuNet model file (ONNX)")
+    return sha256_of(model)[:16]
 
 
 def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = None) -> Features:
@@ -149,38 +194,55 @@ def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = Non
     key = source.key(clip)
     kept = cache.get(key) if cache is not None else None
     if kept is None:
-        kept = encoded(read_media(clip, frames=STEPS, windows=STEPS), source.load(), key)
+        (kept,) = encoded({key: source.read(clip)}, source.load())
         if cache is not None:
             cache.put(kept)
     return kept
 
 
-def encoded(media: ClipMedia, encoders: Encoders, key: str) -> Features:
-    """The features of a clip that was read (`STEPS` frames and windows).
+def encoded(media: Mapping[str, ClipMedia], encoders: Encoders) -> list[Features]:
+    """The features of clips that were read, by key (`STEPS` frames and windows each).
 
     Raises:
         InputError: an encoder gave values that are not finite or of another shape than it says.
     """
-    images = media.faces if encoders.view == "face" else media.frames
-    return Features(
-        visual=_encoded(encoders.visual, images),
-        audio=_encoded(encoders.audio, media.windows),
-        has_visual=len(images) > 0,
-        has_audio=len(media.windows) > 0,
-        flags=frozenset(str(flag) for flag in media.flags),
-        key=key,
-    )
+    face = encoders.view == "face"
+    images = [clip.faces if face else clip.frames for clip in media.values()]
+    visual = _encoded(encoders.visual, images)
+    audio = _encoded(encoders.audio, [clip.windows for clip in media.values()])
+    return [
+        Features(
+            visual=visual[i],
+            audio=audio[i],
+            has_visual=len(images[i]) > 0,
+            has_audio=len(clip.windows) > 0,
+            flags=frozenset(str(flag) for flag in clip.flags),
+            key=key,
+        )
+        for i, (key, clip) in enumerate(media.items())
+    ]
 
 
-def _encoded(encoder: Encoder[_Values], steps: NDArray[_Values]) -> NDArray[np.float32]:
-    """Encode and check: a wrong value kept in a cache would be found weeks later."""
-    if not len(steps):
-        return np.zeros((STEPS, encoder.width), dtype=np.float32)
-    values = encoder.encode(steps)
-    if values.shape != (len(steps), encoder.width):
+def _encoded(
+    encoder: Encoder[_Values], clips: Sequence[NDArray[_Values]]
+) -> list[NDArray[np.float32]]:
+    present = [clip for clip in clips if len(clip)]
+    if isinstance(encoder, BatchEncoder) and len(present) > 1:
+        values = iter(encoder.encode_batch(present))
+    else:
+        values = map(encoder.encode, present)
+    absent = np.zeros((STEPS, encoder.width), dtype=np.float32)
+    return [_checked(encoder, next(values), len(c)) if len(c) else absent for c in clips]
+
+
+def _checked(
+    encoder: Encoder[_Values], values: NDArray[np.float32], steps: int
+) -> NDArray[np.float32]:
+    """Checked at once: a wrong value kept in a cache would be found weeks later."""
+    if values.shape != (steps, encoder.width):
         raise InputError(
             f"encoder {encoder.name!r} gave shape {values.shape}, not "
-            f"{(len(steps), encoder.width)}: mend its width or its encode()"
+            f"{(steps, encoder.width)}: mend its width or its encode()"
         )
     if not np.isfinite(values).all():
         raise InputError(

@@ -84,9 +84,10 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     if _finished(recipe, recipe.run):
         return RunResult(Path(recipe.run.output) / "model", 0, None)
     clips = _training_clips(recipe.data)
-    encoders = load_encoders(PROFILES[recipe.profile])
+    profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
+    encoders = load_encoders(profile)
     model, processor = create_model(
-        PROFILES[recipe.profile],
+        profile,
         encoders,
         seed=recipe.run.seed,
         **{f"lora_{name}": value for name, value in recipe.lora.model_dump().items()},
