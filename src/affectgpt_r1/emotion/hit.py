@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import (
     Answer,
     Pair,
-    class_counts,
     read_pairs,
     reasons,
     share_known,
     signature,
+    statistics,
+    wheel_means,
 )
 
 
@@ -75,9 +75,9 @@ def hit_pairs(
     pairs: Sequence[Pair], lexicon: Lexicon, *, failed: int = 0, cited: str = ""
 ) -> HitScore:
     """HIT of words that are parsed already; arguments as in `score.score_pairs`."""
-    counts = class_counts(pairs, lexicon)
-    wheels = wheel_rates(counts, np.ones(len(pairs))).tolist()
-    unmapped = int((counts[..., 2] == 0).all(axis=1).sum())
+    found = np.ceil(statistics(pairs, lexicon))  # any class in common is a hit
+    wheels = wheel_means(found, np.ones(len(pairs)))[:, 2].tolist()
+    unmapped = int(np.isnan(found[:, :, 0]).all(axis=1).sum())
     distinct = [set(words) for _, words in pairs]
     return HitScore(
         hit=sum(wheels) / WHEELS,
@@ -88,13 +88,3 @@ def hit_pairs(
         skipped=reasons({"the label has no class": unmapped, "no prediction": failed}),
         signature=cited,
     )
-
-
-def wheel_rates(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Hit rate a wheel from class counts (N, 5, 3) and sample weights (..., N): (..., 5).
-
-    Rates are over the samples whose label has a class there; 0 where none has.
-    """
-    kept = weights @ (counts[..., 2] > 0)
-    rates: NDArray[np.float64] = weights @ (counts[..., 0] > 0) / np.where(kept > 0, kept, 1.0)
-    return rates

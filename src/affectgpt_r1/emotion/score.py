@@ -83,14 +83,6 @@ def signature(
     )
 
 
-def class_counts(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArray[np.float64]:
-    """How many classes every sample has on every wheel: in common, predicted, true: (N, 5, 3)."""
-    true = _class_bits([labels for labels, _ in pairs], lexicon, level)
-    said = _class_bits([words for _, words in pairs], lexicon, level)
-    counts = np.bitwise_count(np.stack([true & said, said, true], axis=-1))
-    return counts.astype(np.float64)
-
-
 def _class_bits(rows: Sequence[Sequence[str]], lexicon: Lexicon, level: int) -> NDArray[np.uint64]:
     """The classes that each row of words names, one bit each: (N, 5)."""
     bits = lexicon.bits[level - 1]
@@ -112,19 +104,15 @@ def statistics(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArr
         (N, 5, 2); NaN where the wheel knows no label (the sample is skipped there); 0 where it
         knows no predicted word.
     """
-    hits, said, true = np.moveaxis(class_counts(pairs, lexicon, level), -1, 0)  # (N, 5) each
+    labelled = _class_bits([labels for labels, _ in pairs], lexicon, level)
+    named = _class_bits([words for _, words in pairs], lexicon, level)
+    counts = np.bitwise_count(np.stack([labelled & named, named, labelled]))
+    hits, said, true = counts.astype(np.float64)  # (N, 5) each
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(said > 0, hits / said, 0.0)
         found = np.stack([precision, hits / true], axis=-1)
     found[true == 0] = np.nan
     return found
-
-
-def f_measure(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> NDArray[np.float64]:
-    """2PR / (P + R), 0 where the sum is 0; element by element."""
-    total = precision + recall
-    safe = np.where(total > 0, total, 1.0)
-    return np.where(total > 0, 2 * precision * recall / safe, 0.0)
 
 
 def wheel_means(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,7 +125,8 @@ def wheel_means(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     counts = weights @ kept  # (..., 5)
     sums = np.tensordot(weights, np.where(kept[..., None], found, 0.0), axes=1)  # (..., 5, 2)
     means = sums / np.where(counts > 0, counts, 1.0)[..., None]
-    f = f_measure(means[..., 0], means[..., 1])
+    total = means.sum(axis=-1)
+    f = 2 * means.prod(axis=-1) / np.where(total > 0, total, 1.0)
     return np.concatenate([f[..., None], means], axis=-1)
 
 
