@@ -177,7 +177,7 @@ def parse_completion(text: str, mode: Mode = "answer") -> Completion:
     ('happy', 'relieved')
     """
     reply = text.split(STOP, 1)[0].strip()
-    blocks = [(match[1], match[2].strip()) for match in _BLOCK.finditer(reply)]
+    blocks = [(kind, content.strip()) for kind, content in _BLOCK.findall(reply)]
     last = dict(blocks)  # of each kind
     think, answer = last.get("think"), last.get("answer")
     problems = _problems(reply, blocks, mode)
