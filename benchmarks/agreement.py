@@ -22,10 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from affectgpt_r1.emotion.extract import extract_words
-from affectgpt_r1.emotion.hit import hit_rate
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_corpus, score_sample
+from affectgpt_r1.emotion.score import hit_rate, score_corpus, score_sample
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import bootstrap, difference, ew_statistic
 

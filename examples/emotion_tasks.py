@@ -13,10 +13,9 @@ from pathlib import Path
 
 from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.dialogue import QUESTIONS, Mode, Problem, parse_completion, target_text
-from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import sample_f
+from affectgpt_r1.emotion.score import hit_pairs, sample_f
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow

@@ -19,9 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.dialogue import QUESTIONS, Mode, parse_completion
-from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import Pair, score_pairs, score_sample
+from affectgpt_r1.emotion.score import Pair, hit_pairs, score_pairs, score_sample
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow

@@ -210,9 +210,9 @@ def test_words_are_distinct_and_known_and_the_same_each_time(text: str) -> None:
 @given(prose)
 def test_words_come_in_the_order_of_their_mentions_weight(text: str) -> None:
     weights: dict[str | None, float] = {}
-    for mention in find_mentions(text, BUILTIN):
-        base = BUILTIN.groups(mention.word)[0]
-        weights[base] = weights.get(base, 0.0) + mention.weight
+    for word, weight in find_mentions(text, BUILTIN):
+        base = BUILTIN.groups(word)[0]
+        weights[base] = weights.get(base, 0.0) + weight
     heaviest = max(weights.values(), default=0.0)
     order = [weights[BUILTIN.groups(word)[0]] for word in extract_words(text)]
     assert order == sorted(order, reverse=True)

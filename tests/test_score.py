@@ -230,16 +230,15 @@ def test_phrases_are_words() -> None:
 
 
 def test_the_alphabetically_first_near_word_gives_the_class() -> None:
-    frustrated = BUILTIN.explain("frustrated").wheels[0]
-    assert (frustrated.by, frustrated.level1) == ("disappointed", "sad")
-    assert ("frustrated", "mad") in frustrated.lost
+    frustrated = BUILTIN.explain("frustrated")["wheels"][0]
+    assert (frustrated["by"], frustrated["level1"]) == ("disappointed", "sad")
+    assert ("frustrated", "mad") in frustrated["lost"]
     for word in ("relaxed", "schadenfreude", "on edge"):
-        for wheel, explained in enumerate(BUILTIN.explain(word).wheels):
-            near = [
-                w for w in BUILTIN.explain(word).nearest if w in BUILTIN.tables.wheels[wheel][0]
-            ]
-            assert explained.by == min(near, default=None)
-            assert explained.level1 == BUILTIN.classes(word)[wheel]
+        explained = BUILTIN.explain(word)
+        for i, wheel in enumerate(explained["wheels"]):
+            near = [w for w in explained["nearest"] if w in BUILTIN.tables.wheels[i][0]]
+            assert wheel["by"] == min(near, default=None)
+            assert wheel["level1"] == BUILTIN.classes(word)[i]
 
 
 def test_every_word_of_the_builtin_lexicon_can_be_read_and_leans() -> None:

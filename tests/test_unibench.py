@@ -9,9 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from affectgpt_r1.emotion.hit import hit_rate
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_corpus
+from affectgpt_r1.emotion.score import hit_rate, score_corpus
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, ProblemsError
 from affectgpt_r1.evaluation.answers import AnswerRow

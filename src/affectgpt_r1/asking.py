@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 #: A text, or the parts of a message as OpenAI's chat API has them.
 Content: TypeAlias = "str | list[dict[str, object]]"
+#: A key that names each question, and what makes its message when it is asked.
+Questions: TypeAlias = Mapping[str, Callable[[], Content]]
 Progress = Callable[[int, int], None]
 
 
@@ -56,21 +58,8 @@ class Server:
     budget_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question.
-
-    Attributes:
-        key: names it; questions with one key have one answer.
-        content: makes the message, when it is asked.
-    """
-
-    key: str
-    content: Callable[[], Content]
-
-
 def ask_all(
-    questions: Sequence[Question],
+    questions: Questions,
     server: Server,
     cache: Path,
     *,
@@ -82,7 +71,7 @@ def ask_all(
     The key of the server itself is read from OPENAI_API_KEY, where it wants one.
 
     Args:
-        questions: each key is asked once.
+        questions: each is asked once.
         server: who is asked.
         cache: folder of the answers.
         read: what is kept of an answer; raises ValueError where it is none, and it is asked again.
@@ -95,8 +84,7 @@ def ask_all(
         InputError: as `check_server`.
     """
     check_server(server)
-    asked = {question.key: question for question in questions}
-    work = _ask_all(list(asked.values()), server, cache, read, progress)
+    work = _ask_all(questions, server, cache, read, progress)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -105,7 +93,7 @@ def ask_all(
         with ThreadPoolExecutor(1) as thread:
             answers = thread.submit(asyncio.run, work).result()
     if failed := sum(answer is None for answer in answers.values()):
-        told = (failed, len(asked), server.url)
+        told = (failed, len(questions), server.url)
         _log.warning("%d of %d questions were not answered by the server at %s", *told)
     return answers
 
@@ -132,7 +120,7 @@ def check_server(server: Server) -> None:
 
 
 async def _ask_all(
-    questions: Sequence[Question],
+    questions: Questions,
     server: Server,
     cache: Path,
     read: Callable[[str], str],
@@ -140,25 +128,25 @@ async def _ask_all(
 ) -> dict[str, str | None]:
     import httpx
 
-    key = os.environ.get("OPENAI_API_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    secret = os.environ.get("OPENAI_API_KEY")
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     gate = asyncio.Semaphore(server.concurrency)
-    answers: dict[str, str | None] = dict.fromkeys(question.key for question in questions)
+    answers: dict[str, str | None] = dict.fromkeys(questions)
     heard = asyncio.Event()  # that the server is there
     lost = done = 0
 
-    async def one(question: Question) -> None:
+    async def one(key: str) -> None:
         """What was kept of a question, or else the server's answer."""
         nonlocal lost, done
-        path = _path(cache, server, question.key)
+        path = _path(cache, server, key)
         answer = _kept(path, read)
         if answer is None:
             async with gate:
                 # A server that is not there is not waited for anew with every question.
                 if heard.is_set() or lost < server.concurrency:
-                    answer = await _ask(client, question, server, path, read, heard)
+                    answer = await _ask(client, questions[key], server, path, read, heard)
                     lost += answer is None
-        answers[question.key] = answer
+        answers[key] = answer
         done += 1
         if progress:
             progress(done, len(questions))
@@ -189,7 +177,7 @@ def _kept(path: Path, read: Callable[[str], str]) -> str | None:
 
 async def _ask(
     client: httpx.AsyncClient,
-    question: Question,
+    content: Callable[[], Content],
     server: Server,
     path: Path,
     read: Callable[[str], str],
@@ -198,7 +186,7 @@ async def _ask(
     import httpx
 
     try:
-        message = {"role": "user", "content": question.content()}
+        message = {"role": "user", "content": content()}
     except InputError as error:  # such as a clip that is not there any more
         _log.warning("not asked: %s", error)
         heard.set()  # nothing is known against the server

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -253,7 +253,7 @@ def lexicon_explain(
         raise InputError("no word to explain is in what was given: name an emotion word")
     for word in asked:
         source = {"lexicon": f"{table.name}#{table.hash}"}
-        _answer({**source, **asdict(table.explain(word)), "polarity": table.polarity(word)})
+        _answer({**source, **table.explain(word), "polarity": table.polarity(word)})
 
 
 @lexicon_app.command("download")

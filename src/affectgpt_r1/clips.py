@@ -137,7 +137,7 @@ def _faults(row: Mapping[str, object], folder: Path) -> list[str]:
         value = row.get(name)
         if value is not None and not isinstance(value, str):
             faults.append(f"{name!r} must be text, not {type(value).__name__}")
-        elif name in _PATHS and isinstance(value, str) and not _is_file(folder / value):
+        elif name in _PATHS and isinstance(value, str) and not os.path.isfile(folder / value):
             faults.append(f"no {name} file at {value!r}")
     labels = row.get("labels")
     if isinstance(labels, list) and not all(isinstance(word, str) for word in labels):
@@ -147,13 +147,6 @@ def _faults(row: Mapping[str, object], folder: Path) -> list[str]:
     elif labels is not None and not parse_labels(labels):
         faults.append("'labels' names no word: leave the column out where labels are unknown")
     return faults
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long a name, a null byte
-        return False
 
 
 def _clip(row: Mapping[str, object], folder: Path) -> Clip:

@@ -10,6 +10,7 @@ in free prose (that is extraction, PAPER.md).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -82,35 +83,29 @@ def prompt_pieces(
     >>> [piece for piece in pieces if isinstance(piece, Modality)]
     [<Modality.VISUAL: 'visual'>]
     """
-    spoken = Text(subtitle, trusted=False)
-    sentences: tuple[tuple[bool, str, str, PromptPiece], ...] = (
+    spoken = Text(subtitle, trusted=False) if subtitle else None
+    sentences: tuple[tuple[bool, str, str, PromptPiece | None], ...] = (
         (has_audio and has_visual, "The audio and video merged info is", "Multi", Modality.MULTI),
         (has_audio, "The audio content is as follows", "Audio", Modality.AUDIO),
         (has_visual, _VIEWS[view], "Video", Modality.VISUAL),
         (has_subtitle, "The subtitle of this video is", "Subtitle", spoken),
     )
-    pieces: list[PromptPiece] = [Text("###Human: ")]
+    pieces: list[PromptPiece] = []
+    own = "###Human: "  # one text up to the next piece, so that it is tokenised as the authors' is
     for present, sentence, tag, content in sentences:
         if present:
-            pieces += [Text(f"{sentence}: <{tag}>"), content, Text(f"</{tag}>. ")]
-    pieces += [
-        Text("Now, please answer my question based on all the provided information. "),
-        Text(question or QUESTIONS[mode], trusted=question is None),
-        Text(" ###Assistant: "),
-    ]
-    return _joined(pieces)
-
-
-def _joined(pieces: list[PromptPiece]) -> tuple[PromptPiece, ...]:
-    """Join neighbouring trusted texts, so that they are tokenised as the authors' one text is."""
-    joined: list[PromptPiece] = []
-    for piece in pieces:
-        last = joined[-1] if joined else None
-        if isinstance(piece, Text) and isinstance(last, Text) and piece.trusted and last.trusted:
-            joined[-1] = Text(last.text + piece.text)
-        elif not (isinstance(piece, Text) and not piece.text):
-            joined.append(piece)
-    return tuple(joined)
+            own += f"{sentence}: <{tag}>"
+            if content is not None:
+                pieces += [Text(own), content]
+                own = ""
+            own += f"</{tag}>. "
+    own += "Now, please answer my question based on all the provided information. "
+    if question is None:
+        own += QUESTIONS[mode]
+    else:
+        pieces += [Text(own), Text(question or QUESTIONS[mode], trusted=False)]
+        own = ""
+    return (*pieces, Text(f"{own} ###Assistant: "))
 
 
 def target_text(labels: tuple[str, ...], description: str | None, mode: Mode) -> str:
@@ -182,13 +177,10 @@ def parse_completion(text: str, mode: Mode = "answer") -> Completion:
     ('happy', 'relieved')
     """
     reply = text.split(STOP, 1)[0].strip()
-    blocks: dict[str, list[str]] = {"think": [], "answer": []}
-    for match in _BLOCK.finditer(reply):
-        blocks[match[1]].append(match[2].strip())
-    outside = _BLOCK.sub("", reply)
-    think = blocks["think"][-1] if blocks["think"] else None
-    answer = blocks["answer"][-1] if blocks["answer"] else None
-    problems = _problems(reply, outside, blocks, mode)
+    blocks = [(kind, content.strip()) for kind, content in _BLOCK.findall(reply)]
+    last = dict(blocks)  # of each kind
+    think, answer = last.get("think"), last.get("answer")
+    problems = _problems(reply, blocks, mode)
     if answer is None and not _TAG.search(reply) and (sentence := _SENTENCE.search(reply)):
         answer = sentence[1].strip()
         problems = problems | {Problem.SENTENCE}
@@ -196,11 +188,12 @@ def parse_completion(text: str, mode: Mode = "answer") -> Completion:
     return Completion(reply, think, answer, words, not problems, problems)
 
 
-def _problems(
-    reply: str, outside: str, blocks: dict[str, list[str]], mode: Mode
-) -> frozenset[Problem]:
-    thinks, answers = blocks["think"], blocks["answer"]
-    first = _BLOCK.search(reply)
+def _problems(reply: str, blocks: Sequence[tuple[str, str]], mode: Mode) -> frozenset[Problem]:
+    thinks = [text for kind, text in blocks if kind == "think"]
+    answers = [text for kind, text in blocks if kind == "answer"]
+    outside = _BLOCK.sub("", reply)
+    # One block after the other in the wrong order leaves nothing outside, but is not the format.
+    swapped = bool(thinks) and bool(answers) and blocks[0][0] == "answer"
     found = {
         Problem.EMPTY: not reply,
         Problem.NO_ANSWER: not answers,
@@ -209,11 +202,7 @@ def _problems(
         Problem.EMPTY_THINK: mode == "think" and any(not think for think in thinks),
         Problem.UNWANTED_THINK: mode == "answer" and bool(thinks),
         Problem.REPEATED_BLOCK: len(thinks) > 1 or len(answers) > 1,
-        Problem.UNCLOSED: bool(_TAG.search(outside))
-        or any(_TAG.search(block) for block in (*thinks, *answers)),
-        Problem.TEXT_OUTSIDE: bool(_TAG.sub("", outside).strip()),
+        Problem.UNCLOSED: any(_TAG.search(text) for text in (outside, *thinks, *answers)),
+        Problem.TEXT_OUTSIDE: swapped or bool(_TAG.sub("", outside).strip()),
     }
-    # One block after the other in the wrong order leaves nothing outside, but is not the format.
-    if thinks and answers and first is not None and first[1] == "answer":
-        found[Problem.TEXT_OUTSIDE] = True
     return frozenset(problem for problem, present in found.items() if present)

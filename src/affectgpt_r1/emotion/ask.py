@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from affectgpt_r1.asking import Progress, Question, Server, ask_all
+from affectgpt_r1.asking import Progress, Server, ask_all
 from affectgpt_r1.emotion.labels import parse_labels
 
 _WORDS = (
@@ -66,7 +66,7 @@ def _ask(
     progress: Progress | None,
 ) -> list[str | None]:
     prompts = [None if text is None else instruction + text for text in texts]
-    questions = [Question(p, partial(str, p)) for p in prompts if p is not None]
+    questions = {prompt: partial(str, prompt) for prompt in prompts if prompt is not None}
     replies = ask_all(questions, server, cache, progress=progress)
     return [None if prompt is None else replies[prompt] for prompt in prompts]
 

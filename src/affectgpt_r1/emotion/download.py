@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from affectgpt_r1.errors import LexiconError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import sha256_of, write_whole
 
 #: What a user accepts; printed before anything is fetched.
 TERMS = (
@@ -84,10 +84,9 @@ def verify(folder: Path) -> dict[str, str]:
     """The files of a folder that are not as published: name -> `missing` or `differs`."""
     wrong = {}
     for name, (_, digest) in FILES.items():
-        path = folder / name
-        if not path.is_file():
+        if not (folder / name).is_file():
             wrong[name] = "missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        elif sha256_of(folder / name) != digest:
             wrong[name] = "differs"
     return wrong
 

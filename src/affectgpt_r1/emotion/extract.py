@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -57,6 +56,7 @@ _GRAMMAR = re.compile(
     r"mean[st]?|miss|normal|objects?|open(?:s|ed|ing)?|ordinary|original|present|ready|"
     r"significance|significant|slight|spent|still|used"
 )
+_is_grammar = lru_cache(maxsize=1 << 16)(_GRAMMAR.fullmatch)
 #: Begins a predicate of its own, which a denial before it does not reach.
 _ANEW = (
     r"(?:he|she|it|they|there|this|is|are|was|were|(?:look|seem|appear|remain|stay|sound)(?:s|ed)|"
@@ -93,28 +93,17 @@ _SIGN = re.compile(
     """,
     re.VERBOSE,
 )
-#: Tokens with which a sign may begin; others are not tried, which is most of the work.
+#: Tokens with which a sign may begin: too many of them, but all. Others are not tried, which is
+#: most of the work.
 _SIGN_BEGINS = re.compile(
     r"absence|alth|an[dy]|as|bare|be|but|cannot|cease|conceal|contain|control|den|devoid|disguis|"
     r"due|fail|far|free|hard|help|hid|how|impossible|instead|just|kind|lack|los|mask|mere|never|"
     r"neither|no|only|rare|rather|restrain|scarce|seldom|simpl|since|stop|suppress|though|unable|"
     r"wh|without|yet|.*n't$|\W"
 )
+_may_sign = lru_cache(maxsize=1 << 16)(_SIGN_BEGINS.match)
 #: A denial reaches this many words, or to what ends it.
 _DENIED_WORDS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A word of the lexicon in a text, and how much its place says.
-
-    Attributes:
-        word: as the lexicon has it.
-        weight: 0 where it is denied.
-    """
-
-    word: str
-    weight: float
 
 
 def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
@@ -134,18 +123,22 @@ def extract_words(text: str, lexicon: Lexicon | None = None) -> tuple[str, ...]:
     lexicon = lexicon or Lexicon.load()
     weights: dict[str, float] = {}
     first: dict[str, str] = {}
-    for mention in find_mentions(text, lexicon):
-        base = lexicon.tables.bases[mention.word][0]
-        weights[base] = weights.get(base, 0.0) + mention.weight
-        if mention.weight:
-            first.setdefault(base, mention.word)
+    for word, weight in find_mentions(text, lexicon):
+        base = lexicon.tables.bases[word][0]
+        weights[base] = weights.get(base, 0.0) + weight
+        if weight:
+            first.setdefault(base, word)
     least = _KEPT_SHARE * max(weights.values(), default=0.0)
     kept = sorted((base for base in first if weights[base] >= least), key=lambda b: -weights[b])
     return tuple(first[base] for base in kept)
 
 
-def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
-    """Every word of the lexicon in a text outside of quotes, longest match first, weighed."""
+def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
+    """Every word of the lexicon in a text outside of quotes, longest match first, weighed.
+
+    Yields:
+        The word as the lexicon has it, and how much its place says: 0 where it is denied.
+    """
     for sentence in _SENTENCE_END.split(_QUOTED.sub(" ", text.translate(_APOSTROPHES).lower())):
         found = _words_of(sentence, lexicon)
         if not found:
@@ -160,12 +153,12 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[Mention]:
         ]
         for word, start, denied in found:
             if denied:
-                yield Mention(word, 0.0)
+                yield word, 0.0
             elif stated and start < stated.end():  # a premise of what is inferred
-                yield Mention(word, _MENTIONED)
+                yield word, _MENTIONED
             else:
                 weight = _MENTIONED + (_STATED if stated else _CONCLUDED if concludes else 0.0)
-                yield Mention(word, weight + _FELT * any(a <= start < b for a, b in felt))
+                yield word, weight + _FELT * any(a <= start < b for a, b in felt)
 
 
 def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
@@ -208,12 +201,6 @@ def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     return words
 
 
-@lru_cache(maxsize=1 << 16)
-def _may_sign(token: str) -> bool:
-    """Whether a sign may begin with a token: yes too often, but never no."""
-    return _SIGN_BEGINS.match(token) is not None
-
-
 def _entry_length(tokens: Sequence[str], known: Container[str]) -> int:
     """How many of the first tokens make up the longest word of the lexicon; 0: none does."""
     for count in range(len(tokens), 0, -1):
@@ -221,8 +208,3 @@ def _entry_length(tokens: Sequence[str], known: Container[str]) -> int:
         if phrase in known and not _is_grammar(phrase):
             return count
     return 0
-
-
-@lru_cache(maxsize=1 << 16)
-def _is_grammar(word: str) -> bool:
-    return _GRAMMAR.fullmatch(word) is not None

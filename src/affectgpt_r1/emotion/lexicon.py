@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,34 +31,6 @@ WHEELS, LEVELS = 5, 2
 #: Names the folder of the authors' tables.
 FOLDER_VARIABLE = "AFFECTGPT_R1_LEXICON"
 _AUTHORS = ("mer2025", "mer2026")
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """How a word comes by its classes.
-
-    Attributes:
-        word: as it was asked for.
-        bases: its base forms; empty: the lexicon does not know it.
-        nearest: the wheel words of its base forms, in the order in which they are tried.
-        wheels: for each wheel: the class at both rings, the wheel word that gave it, and those
-            further down the order that would have given another.
-    """
-
-    word: str
-    bases: tuple[str, ...]
-    nearest: tuple[str, ...]
-    wheels: tuple[ExplainedWheel, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedWheel:
-    """A word's way on one wheel: classes at both rings, whence, and what lost."""
-
-    level1: str | None
-    level2: str | None
-    by: str | None
-    lost: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -168,16 +141,27 @@ class Lexicon:
             return None, None
         return bases[0], next(iter(self.tables.nearest.get(bases[0], ())), None)
 
-    def explain(self, word: str) -> Explanation:
-        """How a word comes by its classes, and what lost."""
-        choices = tuple(near_words(word, self.tables.bases, self.tables.nearest))
+    def explain(self, word: str) -> dict[str, Any]:
+        """How a word comes by its classes, and what lost, as a JSON object.
+
+        Returns:
+            word: as it was asked for.
+            bases: its base forms; empty: the lexicon does not know it.
+            nearest: the wheel words of its base forms, in the order in which they are tried.
+            wheels: for each wheel the class at both rings (level1, level2), the wheel word that
+                gave it (by), and those further down the order that would have given another, with
+                that one (lost).
+        """
+        choices = near_words(word, self.tables.bases, self.tables.nearest)
         wheels = []
         for first, second in self.tables.wheels:
             on = [w for w in choices if w in first]
             by = on[0] if on else ""
-            lost = tuple((w, first[w]) for w in on if first[w] != first[by])
-            wheels.append(ExplainedWheel(first.get(by), second.get(by), by or None, lost))
-        return Explanation(word, tuple(self.tables.bases.get(word, ())), choices, tuple(wheels))
+            lost = [(w, first[w]) for w in on if first[w] != first[by]]
+            classes = {"level1": first.get(by), "level2": second.get(by)}
+            wheels.append({**classes, "by": by or None, "lost": lost})
+        bases = list(self.tables.bases.get(word, ()))
+        return {"word": word, "bases": bases, "nearest": choices, "wheels": wheels}
 
     def polarity(self, word: str) -> int | None:
         """1 where the word names something pleasant, -1 unpleasant, 0 neither; None: unknown.

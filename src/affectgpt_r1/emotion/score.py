@@ -1,7 +1,11 @@
-"""The emotion-wheel score: of one answer (the reward) and of a corpus (the metric).
+"""The emotion-wheel score: of one answer (the reward) and of a corpus (the metric); and HIT.
 
 One set of counts a sample and wheel serves both, so reward and metric cannot drift apart
 (METRIC.md, "Score"). No model, no spreadsheet, no other words enter.
+
+HIT says whether an answer names the one basic emotion that is true (METRIC.md, "HIT"): the score of
+MER2023, MER2024, MELD and IEMOCAP in MER-UniBench. It has no price for further words: an answer
+that names every class scores 1, so words per answer stand beside it.
 """
 
 from __future__ import annotations
@@ -63,6 +67,29 @@ class CorpusScore:
     signature: str
 
 
+@dataclass(frozen=True, slots=True)
+class HitScore:
+    """How often the true emotion's class was named.
+
+    Attributes:
+        hit: mean over the five wheels.
+        wheels: the same, a wheel; 0 where it knows none of the labels.
+        coverage: share of predicted words that the lexicon knows; None where none were predicted.
+        words_per_answer: distinct words.
+        n: samples whose label has a class on at least one wheel.
+        skipped: how many were left out, by reason (`neutral` never counts).
+        signature: names lexicon, parser and release.
+    """
+
+    hit: float
+    wheels: tuple[float, ...]
+    coverage: float | None
+    words_per_answer: float
+    n: int
+    skipped: Mapping[str, int]
+    signature: str
+
+
 def signature(
     lexicon: Lexicon,
     level: int | None = 1,
@@ -81,14 +108,6 @@ def signature(
         f"{metric}|lexicon:{lexicon.name}#{lexicon.hash}{ring}"
         f"|parser:{parser}|extractor:{extractor}|v:{__version__}"
     )
-
-
-def class_counts(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArray[np.float64]:
-    """How many classes every sample has on every wheel: in common, predicted, true: (N, 5, 3)."""
-    true = _class_bits([labels for labels, _ in pairs], lexicon, level)
-    said = _class_bits([words for _, words in pairs], lexicon, level)
-    counts = np.bitwise_count(np.stack([true & said, said, true], axis=-1))
-    return counts.astype(np.float64)
 
 
 def _class_bits(rows: Sequence[Sequence[str]], lexicon: Lexicon, level: int) -> NDArray[np.uint64]:
@@ -112,19 +131,15 @@ def statistics(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArr
         (N, 5, 2); NaN where the wheel knows no label (the sample is skipped there); 0 where it
         knows no predicted word.
     """
-    hits, said, true = np.moveaxis(class_counts(pairs, lexicon, level), -1, 0)  # (N, 5) each
+    labelled = _class_bits([labels for labels, _ in pairs], lexicon, level)
+    named = _class_bits([words for _, words in pairs], lexicon, level)
+    counts = np.bitwise_count(np.stack([labelled & named, named, labelled]))
+    hits, said, true = counts.astype(np.float64)  # (N, 5) each
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(said > 0, hits / said, 0.0)
         found = np.stack([precision, hits / true], axis=-1)
     found[true == 0] = np.nan
     return found
-
-
-def f_measure(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> NDArray[np.float64]:
-    """2PR / (P + R), 0 where the sum is 0; element by element."""
-    total = precision + recall
-    safe = np.where(total > 0, total, 1.0)
-    return np.where(total > 0, 2 * precision * recall / safe, 0.0)
 
 
 def wheel_means(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,7 +152,8 @@ def wheel_means(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     counts = weights @ kept  # (..., 5)
     sums = np.tensordot(weights, np.where(kept[..., None], found, 0.0), axes=1)  # (..., 5, 2)
     means = sums / np.where(counts > 0, counts, 1.0)[..., None]
-    f = f_measure(means[..., 0], means[..., 1])
+    total = means.sum(axis=-1)
+    f = 2 * means.prod(axis=-1) / np.where(total > 0, total, 1.0)
     return np.concatenate([f[..., None], means], axis=-1)
 
 
@@ -266,6 +282,48 @@ def score_pairs(
         words_per_answer=sum(map(len, distinct)) / max(len(pairs), 1),
         n=len(pairs) - unmapped,
         skipped=reasons({"no label has a class": unmapped, "no prediction": failed}),
+        signature=cited,
+    )
+
+
+def hit_rate(
+    labels: Sequence[Answer],
+    predictions: Sequence[Answer],
+    lexicon: Lexicon | None = None,
+    parser: Parser = "robust",
+    extractor: str = "none",
+) -> HitScore:
+    """Score answers against one basic emotion each, at the inner ring.
+
+    Args:
+        labels: one word each.
+        predictions: as in `score_corpus`; None is left out and counted.
+        lexicon, parser, extractor: as in `score_corpus`.
+
+    >>> hit_rate(["joy", "anger", "neutral"], ["happy, sad", "calm", "calm"]).hit
+    0.5
+    """
+    lexicon = lexicon or Lexicon.load()
+    pairs, failed = read_pairs(labels, predictions, parser)
+    cited = signature(lexicon, 1, metric="hit", parser=parser, extractor=extractor)
+    return hit_pairs(pairs, lexicon, failed=failed, cited=cited)
+
+
+def hit_pairs(
+    pairs: Sequence[Pair], lexicon: Lexicon, *, failed: int = 0, cited: str = ""
+) -> HitScore:
+    """HIT of words that are parsed already; arguments as in `score_pairs`."""
+    found = np.ceil(statistics(pairs, lexicon))  # any class in common is a hit
+    wheels = wheel_means(found, np.ones(len(pairs)))[:, 2].tolist()
+    unmapped = int(np.isnan(found[:, :, 0]).all(axis=1).sum())
+    distinct = [set(words) for _, words in pairs]
+    return HitScore(
+        hit=sum(wheels) / WHEELS,
+        wheels=tuple(wheels),
+        coverage=share_known(distinct, lexicon),
+        words_per_answer=sum(map(len, distinct)) / max(len(pairs), 1),
+        n=len(pairs) - unmapped,
+        skipped=reasons({"the label has no class": unmapped, "no prediction": failed}),
         signature=cited,
     )
 

@@ -17,9 +17,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from affectgpt_r1.emotion.hit import wheel_rates
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
-from affectgpt_r1.emotion.score import Pair, class_counts, statistics, wheel_means
+from affectgpt_r1.emotion.score import Pair, statistics, wheel_means
 from affectgpt_r1.emotion.sentiment import weighted_f1
 
 #: A corpus score as a function of how often each sample counts: weights (R, N) to values (R,).
@@ -81,8 +80,8 @@ def ew_statistic(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> Sta
 
 def hit_statistic(pairs: Sequence[Pair], lexicon: Lexicon) -> Statistic:
     """HIT of answers to N samples."""
-    counts = class_counts(pairs, lexicon)
-    return lambda weights: wheel_rates(counts, weights).sum(axis=-1) / WHEELS
+    found = np.ceil(statistics(pairs, lexicon))  # any class in common is a hit
+    return lambda weights: wheel_means(found, weights)[..., 2].sum(axis=-1) / WHEELS
 
 
 def waf_statistic(labels: Sequence[float], sentiments: Sequence[str]) -> Statistic:

@@ -34,18 +34,10 @@ Table = TypeVar("Table")
 #: Words on each of the published wheels (METRIC.md, "Tables").
 _WHEEL_SIZES = {f"wheel{i}.xlsx": size for i, size in enumerate((114, 126, 78, 102, 77), 1)}
 _POLARITY = {"+": 1, "-": -1, "=": 0}
-#: What a damaged table does to its reader; XML that is none is a SyntaxError.
-_DAMAGES = (
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    SyntaxError,
-    csv.Error,
-    BadZipFile,
-    zlib.error,
-)
+#: What a damaged table does to its reader: one that cannot be read at all (XML that is none is a
+#: SyntaxError), and one that holds something else.
+_UNREADABLE = (OSError, BadZipFile, zlib.error, SyntaxError, csv.Error)
+_OTHERWISE = (LookupError, ValueError, TypeError, AttributeError)
 _log = logging.getLogger(__name__)
 
 
@@ -205,7 +197,7 @@ def _read(path: Path, read: Callable[[Path], Table]) -> Table:
     """Whatever a missing or damaged table does to its reader is told as the file's fault."""
     try:
         return read(path)
-    except _DAMAGES as error:
+    except (*_UNREADABLE, *_OTHERWISE) as error:
         reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
         raise LexiconError(
             f"{path}: not readable as one of the authors' tables ({' '.join(reason.split())}): "

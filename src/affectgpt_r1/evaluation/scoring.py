@@ -19,13 +19,13 @@ from platformdirs import user_cache_path
 from affectgpt_r1.asking import Server
 from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
-from affectgpt_r1.emotion.hit import hit_pairs
 from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import (
     Answer,
     Pair,
     best_constant,
+    hit_pairs,
     reasons,
     sample_f,
     sample_wheels,

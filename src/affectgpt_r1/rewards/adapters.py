@@ -7,7 +7,6 @@ none of the trainers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -131,12 +130,7 @@ class PerceptionReward:
 
 def emotion_reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:
     """`EmotionReward()` as a function, for command lines that take a dotted path."""
-    return _default()(completions, **columns)
-
-
-@cache
-def _default() -> EmotionReward:
-    return EmotionReward()
+    return EmotionReward()(completions, **columns)
 
 
 def _column(columns: dict[str, Any], name: str, completions: Sequence[Any]) -> Sequence[Any]:

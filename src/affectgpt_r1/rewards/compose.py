@@ -16,13 +16,9 @@ from affectgpt_r1.config import RewardSettings, problem_of
 from affectgpt_r1.dialogue import Completion, Mode
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import sample_f, sample_jaccard
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.rewards.length import length_factor
-from affectgpt_r1.rewards.terms import (
-    accuracy_reward,
-    alignment_reward,
-    format_reward,
-)
 
 
 class RewardRule(RewardSettings):
@@ -92,7 +88,12 @@ def reward(
     rule: RewardRule,
     perception: float | None = None,
 ) -> RewardBreakdown:
-    """Reward one completion.
+    """Reward one completion (PAPER.md, "Five rewards").
+
+    Accuracy, and of the thinking dual, is the metric itself: the emotion-wheel F against the
+    labels; no words score 0, for they were judged and name no emotion. Alignment is how far answer
+    and thinking agree on the wheels, 0 where either names nothing. Format is 1 where the completion
+    is exactly its mode's blocks, each non-empty, else 0.
 
     Args:
         completion: read by `dialogue.parse_completion` in the mode that was asked.
@@ -103,16 +104,17 @@ def reward(
     """
     words, level = completion.words, rule.level
     judged = any(lexicon.counts(word) for word in labels)
-    form = format_reward(completion)
-    accuracy = accuracy_reward(words, labels, lexicon, level) if judged else None
+    form = float(completion.well_formed)
+    accuracy = sample_f(labels, words, lexicon, level) if judged else None
     penalty = _factor(words, labels, rule, "accuracy")
     total = rule.format * form + rule.accuracy * (accuracy or 0.0) * penalty
     total += rule.perception * (perception or 0.0)
     alignment, dual, dual_penalty = None, None, 1.0
     if rule.alignment or rule.dual:
         thought = extract_words(completion.think or "", lexicon)
-        alignment = alignment_reward(words, thought, lexicon, level, rule.alignment_by)
-        dual = accuracy_reward(thought, labels, lexicon, level) if judged else None
+        agreement = sample_f if rule.alignment_by == "f" else sample_jaccard
+        alignment = agreement(thought, words, lexicon, level)
+        dual = sample_f(labels, thought, lexicon, level) if judged else None
         dual_penalty = _factor(thought, labels, rule, "dual")
         total += rule.alignment * alignment + rule.dual * (dual or 0.0) * dual_penalty
     if rule.gate:

@@ -19,7 +19,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from affectgpt_r1.asking import Question, Server, ask_all
+from affectgpt_r1.asking import Content, Questions, Server, ask_all
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
@@ -92,13 +92,14 @@ class PairwiseJudge:
         asked = [
             self._questions(clip, names) for (clip, _), names in zip(groups, distinct, strict=True)
         ]
-        questions = [q for pairs in asked for both in pairs.values() for q in both]
+        questions = {key: content for group in asked for key, content in group.items()}
         verdicts = ask_all(questions, self.server, self.folder, read=_verdict) if questions else {}
         values: list[list[float | None]] = []
-        for answers, names, pairs in zip(shown, distinct, asked, strict=True):
+        for answers, names, group in zip(shown, distinct, asked, strict=True):
             wins = np.zeros((len(names), len(names)))
-            for (i, j), both in pairs.items():
-                first, second = (verdicts[question.key] for question in both)
+            said = [verdicts[key] for key in group]
+            pairs = combinations(range(len(names)), 2) if said else ()
+            for (i, j), first, second in zip(pairs, said[::2], said[1::2], strict=True):
                 if first is not None and second is not None:
                     wins[i, j] = _WINS[first] + 1 - _WINS[second]
                     wins[j, i] = 2 - wins[i, j]
@@ -110,10 +111,8 @@ class PairwiseJudge:
             values.append([*group_values([strength.get(words) for words in answers], self.by)])
         return values
 
-    def _questions(
-        self, clip: Clip, names: Sequence[tuple[str, ...]]
-    ) -> dict[tuple[int, int], tuple[Question, Question]]:
-        """Both orders of every pair; none where there is nothing to compare, or no clip."""
+    def _questions(self, clip: Clip, names: Sequence[tuple[str, ...]]) -> Questions:
+        """Every pair in both orders; none where there is nothing to compare, or no clip."""
         if len(names) < 2:
             return {}
         try:
@@ -123,12 +122,15 @@ class PairwiseJudge:
             return {}
         parts = cache(partial(self.parts, clip))  # the same in all questions
 
-        def question(i: int, j: int) -> Question:
-            text = _text(clip.subtitle, names[i], names[j])
-            return Question(f"{content} {text}", lambda: [*parts(), {"type": "text", "text": text}])
+        def message(text: str) -> Content:
+            return [*parts(), {"type": "text", "text": text}]
 
-        pairs = combinations(range(len(names)), 2)
-        return {(i, j): (question(i, j), question(j, i)) for i, j in pairs}
+        questions = {}
+        for one, other in combinations(names, 2):
+            for order in ((one, other), (other, one)):
+                text = _text(clip.subtitle, *order)
+                questions[f"{content} {text}"] = partial(message, text)
+        return questions
 
 
 def shown_words(words: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:
@@ -152,10 +154,7 @@ def bradley_terry(wins: NDArray[np.float64]) -> NDArray[np.float64] | None:
     strengths = np.ones(n)
     if n < 2:
         return strengths
-    reached = (compared > 0) | np.eye(n, dtype=bool)
-    for _ in range(n.bit_length()):
-        reached = reached @ reached
-    if not reached.all():
+    if not np.linalg.matrix_power((compared > 0) | np.eye(n, dtype=bool), n).all():
         return None
     for _ in range(1000):
         rates = compared / (strengths[:, None] + strengths) + np.diag(1 / (strengths + 1))
