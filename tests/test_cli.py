@@ -170,7 +170,27 @@ def test_train_and_test_may_not_share_a_clip(job: Path, tmp_path: Path) -> None:
         f"run.output={tmp_path}/run",
     )
     assert "are in" in text
+    assert "data.allow_shared=true" in text
     assert not (tmp_path / "run").exists()
+    done = run(
+        "train",
+        "cold-start",
+        "nano-cold-start",
+        "--set",
+        f"data.train={job}/data/test.jsonl",
+        "--set",
+        f"data.test={job}/data/test.jsonl",
+        "--set",
+        "data.allow_shared=true",
+        "--set",
+        f"data.cache={job}/features",
+        "--set",
+        f"run.output={tmp_path}/run",
+        "--set",
+        "optimizer.max_steps=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "as allowed" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text"])

@@ -154,7 +154,7 @@ def test_an_answer_may_not_stand_twice_at_one_checkpoint(tmp_path: Path) -> None
         read_bench([write(tmp_path / "twice.jsonl", row, row)])
 
 
-@pytest.mark.parametrize("dataset", ["imdb", None, ""])
+@pytest.mark.parametrize("dataset", ["imdb", None, "", "OV-MERD"])
 def test_a_set_that_is_not_of_the_benchmark_is_told_with_those_that_are(
     dataset: str | None, tmp_path: Path
 ) -> None:
@@ -166,7 +166,7 @@ def test_a_set_that_is_not_of_the_benchmark_is_told_with_those_that_are(
 
 def test_a_set_may_be_named_as_papers_do(tmp_path: Path) -> None:
     names = {kind.title: key for key, kind in SETS.items()}
-    names |= {"sims": "chsims", "SIMS-v2": "chsimsv2", "OVMERD": "ovmerdplus", "iemocap": "iemocap"}
+    names |= {"sims": "chsims", "SIMS-v2": "chsimsv2", "iemocap": "iemocap"}
     rows = [{"id": i, "label": "sad", "words": [], "dataset": name} for i, name in enumerate(names)]
     found = read_bench([write(tmp_path / "p.jsonl", *rows)])
     assert [row.dataset for row in found] == list(names.values())

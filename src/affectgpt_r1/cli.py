@@ -22,7 +22,7 @@ from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
-from affectgpt_r1.console import audit_table, bars, evaluation_table, people, steps
+from affectgpt_r1.console import audit_table, bars, evaluation_table, people, prepared_table, steps
 from affectgpt_r1.dialogue import Part
 from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
@@ -376,18 +376,29 @@ def audit(
 
 @app.command()
 def prepare(
-    name: Annotated[Literal["demo"], typer.Argument(help="Which data set.")],
+    name: Annotated[str, typer.Argument(help="demo, or a set; ? lists them.")],
     folder: Annotated[Path, typer.Argument(help="Where it lies, or is made.")],
     renderings: Annotated[int, typer.Option(min=1, help="Renderings of a take, in training.")] = 1,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Manifest (FOLDER/NAME.jsonl).")] = None,
+    exclude: Annotated[list[Path] | None, typer.Option(help="Manifest of ids to omit.")] = None,
+    language: Annotated[str | None, typer.Option(help="Subtitles: english or chinese.")] = None,
 ) -> None:
-    """Make the demo clips: drawn faces, voice-like sound, written lines, true labels."""
+    """Make the demo clips, or the manifest of a published set from its authors' folder."""
+    if (out or exclude or language) if name == "demo" else (renderings, seed) != (1, 0):
+        raise InputError("--renderings and --seed are the demo's; the others, published sets'")
+    if name != "demo":
+        from affectgpt_r1.datasets import published
+
+        with people.status("checking files"):
+            result = published.prepare(name, folder, out, exclude=exclude or (), language=language)
+        prepared_table(result)
+        return _answer(result)
     from affectgpt_r1.datasets.demo import write_demo
 
-    del name
     with bars() as bar:
         made = write_demo(folder, renderings=renderings, seed=seed, progress=bar("drawing clips"))
-    _answer(made)
+    return _answer(made)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -35,6 +36,10 @@ class Clip:
         description: the reasoning that leads to the labels, the target of the think block.
         group: clips with one group are not independent (renderings of one line, one speaker): the
             bootstrap draws groups. None: the clip stands for itself.
+        dataset: the data set that the clip is of, by the name that `prepare` and `unibench` use.
+        valence: signed intensity of the sentiment (above 0: pleasant), where that is what answers
+            are scored against (CMU-MOSI, CMU-MOSEI, CH-SIMS); then `labels` hold its sign as a
+            word: positive, negative or neutral.
     """
 
     id: str
@@ -45,10 +50,18 @@ class Clip:
     labels: tuple[str, ...] | None = None
     description: str | None = None
     group: str | None = None
+    dataset: str | None = None
+    valence: float | None = None
+
+    @property
+    def truth(self) -> tuple[str, ...] | float | None:
+        """What an answer is scored against: the intensity where it is given, else the labels."""
+        return self.labels if self.valence is None else self.valence
 
 
 _PATHS = ("video", "audio", "faces")
-_TEXTS = ("subtitle", "description", "group")
+_TEXTS = ("subtitle", "description", "group", "dataset")
+_NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d+)?(e(-\d{1,3}|\+?\d\d?))?")  # CSV holds numbers as texts
 _COLUMNS = tuple(column.name for column in fields(Clip))
 
 
@@ -146,6 +159,8 @@ def _faults(row: Mapping[str, object], folder: Path) -> list[str]:
         faults.append(f"'labels' must be a list or a text, not {type(labels).__name__}")
     elif labels is not None and not parse_labels(labels):
         faults.append("'labels' names no word: leave the column out where labels are unknown")
+    if (valence := row.get("valence")) is not None and not _NUMBER.fullmatch(str(valence)):
+        faults.append(f"'valence' must be a finite number, not {valence!r:.40}")
     return faults
 
 
@@ -155,4 +170,6 @@ def _clip(row: Mapping[str, object], folder: Path) -> Clip:
         given[name] = folder / given[name]
     if "labels" in given:
         given["labels"] = tuple(parse_labels(given["labels"]))
+    if "valence" in given:
+        given["valence"] = float(given["valence"])
     return Clip(**given)

@@ -104,12 +104,14 @@ class DataSettings(Section):
 
     Attributes:
         train: a manifest with labels (and descriptions, where the think mode is taught).
-        test: a manifest whose ids must not be among the training ids.
+        test: a manifest whose ids must not be among the training ids, unless
+        allow_shared: trains on clips that `test` holds too; how many is logged.
         cache: folder of the feature cache; None: in the user's cache directory.
     """
 
     train: str
     test: str | None = None
+    allow_shared: bool = False
     cache: str | None = None
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -95,6 +96,17 @@ def evaluation_table(result: Any) -> None:
     for name, value, interval in result.lines():
         bounds = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
         table.add_row(name, f"{value:.3f}", bounds)
+    people.print(table)
+
+
+def prepared_table(result: Any) -> None:
+    """What was found of a data set, for people; what is not as it should be stands out."""
+    title = f"{result.clips} clips in {result.manifest}"
+    table = Table("", "", "clips", "such as", title=title, title_justify="left")
+    for line in result.findings:
+        first = escape(", ".join(line.first))
+        style = None if line.kind in ("there", "extra") else "yellow"
+        table.add_row(line.kind, line.what, f"{line.count:,}", first, style=style)
     people.print(table)
 
 

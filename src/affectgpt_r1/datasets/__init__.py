@@ -1,1 +1,1 @@
-"""Data sets: one file each, from its authors' folder (or from nothing) to a manifest."""
+"""Data sets, from their authors' folders (or, for the demo, from nothing) to manifests."""

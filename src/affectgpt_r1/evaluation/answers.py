@@ -88,7 +88,8 @@ def read_answers(
                 return None
             clip = truth[found.id]
             own = found.group if found.group != found.id else clip.group or found.id
-            found = replace(found, labels=clip.labels, group=own)
+            found = replace(found, labels=clip.truth, group=own)
+            found = replace(found, dataset=found.dataset or clip.dataset)
         name = (found.id, found.dataset, found.checkpoint)
         if name in seen:
             raise ValueError(f"id {found.id!r} stands above already")

@@ -180,13 +180,13 @@ def evaluate_clips(
     """Evaluate a model's words on labelled clips, and compare them with another's.
 
     Raises:
-        InputError: a clip has no labels, or the baseline lacks a clip.
+        InputError: a clip has no labels or is labelled by an intensity, or the baseline lacks it.
     """
-    bare = [clip.id for clip in clips if clip.labels is None]
+    bare = [clip.id for clip in clips if not isinstance(clip.truth, tuple)]
     if bare:
         raise InputError(
-            f"{len(bare)} of {len(clips)} clips have no labels (first: {bare[0]!r}): "
-            "evaluation needs them all; `predict` does not"
+            f"{len(bare)} of {len(clips)} clips have no labels, or an intensity (first: "
+            f"{bare[0]!r}): `predict` needs none, and `score --metric sentiment` reads intensities"
         )
     lacking = [clip.id for clip in clips if baseline is not None and clip.id not in baseline]
     if lacking:

@@ -71,6 +71,8 @@ class Prediction:
         flags: what the clip lacked (no audio, no face found, ...).
         model: the predictor's signature.
         signature: how it was asked and sampled.
+        dataset, labels: the clip's, so that `score` and `unibench` read a file of predictions as it
+            is; labels are a number where the truth is an intensity.
     """
 
     id: str
@@ -81,6 +83,8 @@ class Prediction:
     flags: tuple[str, ...]
     model: str
     signature: str
+    dataset: str | None = None
+    labels: tuple[str, ...] | float | None = None
 
 
 def model_folder(folder: Path) -> Path:
@@ -207,6 +211,8 @@ def predict(
                 flags=tuple(sorted(flags)),
                 model=predictor.signature,
                 signature=how,
+                dataset=clip.dataset,
+                labels=clip.truth,
             )
 
 

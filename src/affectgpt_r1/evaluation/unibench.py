@@ -46,7 +46,6 @@ _ALIASES = {
     "iemocapfour": "iemocap",
     "sims": "chsims",
     "simsv2": "chsimsv2",
-    "ovmerd": "ovmerdplus",
 }
 
 

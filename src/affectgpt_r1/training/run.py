@@ -199,10 +199,13 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
     if data.test is not None:
         held_out = {clip.id for clip in read_manifest(Path(data.test))}
         shared = [clip.id for clip in clips if clip.id in held_out]
-        if shared:
+        if shared and data.allow_shared:
+            logger.warning("%d training clips are in %s too, as allowed", len(shared), data.test)
+        elif shared:
             raise InputError(
                 f"{path}: {len(shared)} clips are in {data.test} too (first: {shared[0]!r}): "
-                "remove them from one of the two"
+                "remove them from one of the two (`prepare --exclude`), or set "
+                "data.allow_shared=true"
             )
     return clips
 
