@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
+from typer import Argument, Option
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.console import audit_table, bars, evaluation_table, people, steps
-from affectgpt_r1.dialogue import Part
+from affectgpt_r1.dialogue import Mode, Part
 from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
+from affectgpt_r1.evaluation import scoring
+from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import Format, json_row, render, table_of
 from affectgpt_r1.files import make_folder, write_whole
 
@@ -41,35 +44,24 @@ lexicon_app = typer.Typer(no_args_is_help=True, help="Which word counts as what,
 app.add_typer(lexicon_app, name="lexicon")
 
 LexiconName = Literal["builtin", "mer2025", "mer2026"]
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")]
-ModelOption = Annotated[Path, typer.Option("--model", help="A model folder or finished run.")]
-ModeOption = Annotated[Literal["answer", "think"], typer.Option(help="Answer alone, or think.")]
-CacheOption = Annotated[Path | None, typer.Option(help="Feature cache [default: the user's].")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a recipe: key.sub=value.")
-]
+RecipeArgument = Annotated[str, Argument(help="A YAML file or a recipe's name.")]
+ModelOption = Annotated[Path, Option("--model", help="A model folder or finished run.")]
+ModeOption = Annotated[Mode, Option(help="Answer alone, or think.")]
+CacheOption = Annotated[Path | None, Option(help="Feature cache [default: the user's].")]
+SetOption = Annotated[list[str] | None, Option("--set", help="Override a recipe: key.sub=value.")]
 DecodeOption = Annotated[
     Literal["greedy", "published"],
-    typer.Option(help="greedy, or as published: temperature 1, top-p 0.9, top-k 20."),
+    Option(help="greedy, or as published: temperature 1, top-p 0.9, top-k 20."),
 ]
-DecodeSeedOption = Annotated[int, typer.Option(help="Of the sampling, with each clip's id.")]
-LexiconOption = Annotated[LexiconName, typer.Option(help="Which lexicon scores.")]
+DecodeSeedOption = Annotated[int, Option(help="Of the sampling, with each clip's id.")]
+LexiconOption = Annotated[LexiconName, Option(help="Which lexicon scores.")]
 LexiconFolderOption = Annotated[
-    Path | None, typer.Option(help="Folder of the authors' tables, for mer2025 and mer2026.")
+    Path | None, Option(help="Folder of the authors' tables, for mer2025 and mer2026.")
 ]
 LexiconPlaceOption = Annotated[
-    Path | None, typer.Option("--folder", help="Of the tables [default: in the user's cache].")
+    Path | None, Option("--folder", help="Of the tables [default: in the user's cache].")
 ]
-ExtractorOption = Annotated[
-    Literal["none", "lexical", "openai"],
-    typer.Option(help="Where answers are prose: lexical rules, or a language model's server."),
-]
-ServerOption = Annotated[
-    str | None, typer.Option(help="For openai: address of the server, up to /v1.")
-]
-ServerModelOption = Annotated[str | None, typer.Option(help="For openai: the model's name there.")]
-LevelOption = Annotated[int, typer.Option(min=1, max=2, help="Ring of the wheels.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="Of the answer.")]
+FormatOption = Annotated[Format, Option("--format", help="Of the answer.")]
 
 
 def main() -> None:
@@ -91,9 +83,9 @@ def main() -> None:
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Media files, or one manifest.")],
+    files: Annotated[list[Path], Argument(help="Media files, or one manifest.")],
     model: ModelOption,
-    subtitle: Annotated[str, typer.Option(help="What is said in the file.")] = "",
+    subtitle: Annotated[str, Option(help="What is said in the file.")] = "",
     mode: ModeOption = "answer",
     decode: DecodeOption = "greedy",
     decode_seed: DecodeSeedOption = 0,
@@ -111,59 +103,56 @@ def predict(
     store = feature_cache(cache)
     with bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
-    settings = predicting.DECODING[decode]
     for prediction in predicting.predict(
-        predictor, clips, features, mode=mode, settings=settings, seed=decode_seed
+        predictor, clips, features, mode=mode, decode=decode, seed=decode_seed
     ):
         _answer(prediction)
 
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSON Lines of answers; - reads stdin.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="Manifest with labels, unless inline.")
-    ] = None,
-    metric: Annotated[
-        Literal["ew", "hit", "sentiment"] | None, typer.Option(help="What is scored [default: ew].")
-    ] = None,
+    predictions: Annotated[Path, Argument(help="JSON Lines of answers; - reads stdin.")],
+    labels: Annotated[Path | None, Option(help="Manifest with labels, unless inline.")] = None,
+    metric: Annotated[scoring.Metric | None, Option(help="What is scored [default: ew].")] = None,
     preset: Annotated[
-        Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"] | None,
-        typer.Option(help="A published combination of lexicon, ring and parser."),
+        scoring.PresetName | None,
+        Option(help="A published combination of lexicon, ring and parser."),
     ] = None,
     lexicon: Annotated[
-        LexiconName | None, typer.Option(help="Which lexicon scores [default: builtin].")
+        LexiconName | None, Option(help="Which lexicon scores [default: builtin].")
     ] = None,
     lexicon_folder: LexiconFolderOption = None,
     level: Annotated[
-        int | None, typer.Option(min=1, max=2, help="Ring of the wheels [default: 1].")
+        int | None, Option(min=1, max=2, help="Ring of the wheels [default: 1].")
     ] = None,
     parser: Annotated[
         Parser | None,
-        typer.Option(help="reference: as published, remnants and all [default: robust]."),
+        Option(help="reference: as published, remnants and all [default: robust]."),
     ] = None,
-    extractor: ExtractorOption = "none",
+    extractor: Annotated[
+        scoring.Extractor,
+        Option(help="Where answers are prose: lexical rules, or a language model's server."),
+    ] = "none",
     sentiments: Annotated[
-        Literal["given", "lexicon", "openai"],
-        typer.Option(help="Whose: the file's (polarity where it has none), polarity, a server's."),
+        scoring.Sentiments,
+        Option(help="Whose: the file's (polarity where it has none), polarity, a server's."),
     ] = "given",
-    server: ServerOption = None,
-    server_model: ServerModelOption = None,
+    server: Annotated[
+        str | None, Option(help="For openai: address of the server, up to /v1.")
+    ] = None,
+    server_model: Annotated[str | None, Option(help="For openai: the model's name there.")] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Another system's answers to the same samples.")
+        list[Path] | None, Option(help="Another system's answers to the same samples.")
     ] = None,
     group: Annotated[
-        str, typer.Option(help="Column of what is independent, such as the speaker.")
+        str, Option(help="Column of what is independent, such as the speaker.")
     ] = "group",
     per_sample: Annotated[
-        Path | None, typer.Option(help="File for what each sample contributes.")
+        Path | None, Option(help="File for what each sample contributes.")
     ] = None,
     form: FormatOption = "json",
 ) -> None:
     """Score answers against labels; no model is needed."""
-    from affectgpt_r1.evaluation import scoring
-    from affectgpt_r1.evaluation.answers import read_answers
-
     rule = scoring.rule_of(preset, metric, lexicon, level, parser)
     rule = replace(rule, extractor=extractor, sentiments=sentiments)
     rule = replace(rule, server=server, model=server_model)
@@ -188,18 +177,17 @@ def score(
 @app.command()
 def unibench(
     predictions: Annotated[
-        list[Path], typer.Argument(help="JSON Lines with `dataset`; a file a checkpoint, or all.")
+        list[Path], Argument(help="JSON Lines with `dataset`; a file a checkpoint, or all.")
     ],
     checkpoint: Annotated[
-        str | None, typer.Option(help="The fixed checkpoint [default: the last by name].")
+        str | None, Option(help="The fixed checkpoint [default: the last by name].")
     ] = None,
     lexicon: LexiconOption = "mer2025",
     lexicon_folder: LexiconFolderOption = None,
-    parser: Annotated[Parser, typer.Option(help="reference: as published.")] = "reference",
+    parser: Annotated[Parser, Option(help="reference: as published.")] = "reference",
     form: FormatOption = "json",
 ) -> None:
     """The nine sets of MER-UniBench in one table: fixed checkpoint and best checkpoint apart."""
-    from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation import unibench as benching
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
@@ -227,7 +215,7 @@ def lexicon_list(lexicon_folder: LexiconFolderOption = None) -> None:
 
 @lexicon_app.command("explain")
 def lexicon_explain(
-    words: Annotated[list[str], typer.Argument(help="Words, or quoted phrases.")],
+    words: Annotated[list[str], Argument(help="Words, or quoted phrases.")],
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
 ) -> None:
@@ -245,7 +233,7 @@ def lexicon_explain(
 def lexicon_download(
     folder: LexiconPlaceOption = None,
     accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="You have read the terms and accept them.")
+        bool, Option("--accept-terms", help="You have read the terms and accept them.")
     ] = False,
 ) -> None:
     """Fetch the authors' tables, checked against their published checksums."""
@@ -273,24 +261,23 @@ def lexicon_verify(folder: LexiconPlaceOption = None) -> None:
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder or finished run.")],
-    manifest: Annotated[Path, typer.Argument(help="Labelled clips.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for predictions and report.")] = None,
+    model: Annotated[Path, Argument(help="A model folder or finished run.")],
+    manifest: Annotated[Path, Argument(help="Labelled clips.")],
+    out: Annotated[Path | None, Option(help="Folder for predictions and report.")] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="predictions.jsonl of another model, to compare with.")
+        Path | None, Option(help="predictions.jsonl of another model, to compare with.")
     ] = None,
     mode: ModeOption = "answer",
     decode: DecodeOption = "greedy",
     decode_seed: DecodeSeedOption = 0,
-    without: Annotated[list[Part] | None, typer.Option(help="Leave a part out.")] = None,
+    without: Annotated[list[Part] | None, Option(help="Leave a part out.")] = None,
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
-    level: LevelOption = 1,
+    level: Annotated[int, Option(min=1, max=2, help="Ring of the wheels.")] = 1,
     cache: CacheOption = None,
 ) -> None:
     """Evaluate a model on labelled clips: scores with intervals, and a report."""
     from affectgpt_r1.evaluation import predict as predicting
-    from affectgpt_r1.evaluation.answers import words_by_id
     from affectgpt_r1.evaluation.evaluate import evaluate_clips
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.perception.cache import feature_cache
@@ -301,19 +288,13 @@ def evaluate(
     if out:
         make_folder(out)
     predictor = predicting.load_predictor(model)
-    store = feature_cache(cache)
+    store, parts = feature_cache(cache), without or []
     with bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
         told = bar("predicting")
         predictions = []
         for prediction in predicting.predict(
-            predictor,
-            clips,
-            features,
-            mode=mode,
-            settings=predicting.DECODING[decode],
-            seed=decode_seed,
-            without=tuple(without or ()),
+            predictor, clips, features, mode=mode, decode=decode, seed=decode_seed, without=parts
         ):
             predictions.append(prediction)
             told(len(predictions), len(clips))
@@ -329,8 +310,8 @@ def evaluate(
 
 @app.command()
 def reward(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name (`reward`).")],
-    file: Annotated[Path, typer.Argument(help="JSON Lines: completion, labels; - reads stdin.")],
+    recipe: Annotated[str, Argument(help="A YAML file or a recipe's name (`reward`).")],
+    file: Annotated[Path, Argument(help="JSON Lines: completion, labels; - reads stdin.")],
     overrides: SetOption = None,
 ) -> None:
     """Reward completions: every term, penalty and problem, one JSON object a line."""
@@ -343,8 +324,8 @@ def reward(
 
 @app.command()
 def audit(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name (`reward`).")],
-    manifest: Annotated[Path, typer.Argument(help="Labelled clips; no media are read.")],
+    recipe: Annotated[str, Argument(help="A YAML file or a recipe's name (`reward`).")],
+    manifest: Annotated[Path, Argument(help="Labelled clips; no media are read.")],
     overrides: SetOption = None,
 ) -> None:
     """What cheap answers get from a reward, beside an honest one: before GPUs are spent on it."""
@@ -361,10 +342,10 @@ def audit(
 
 @app.command()
 def prepare(
-    name: Annotated[Literal["demo"], typer.Argument(help="Which data set.")],
-    folder: Annotated[Path, typer.Argument(help="Where it lies, or is made.")],
-    renderings: Annotated[int, typer.Option(min=1, help="Renderings of a take, in training.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    name: Annotated[Literal["demo"], Argument(help="Which data set.")],
+    folder: Annotated[Path, Argument(help="Where it lies, or is made.")],
+    renderings: Annotated[int, Option(min=1, help="Renderings of a take, in training.")] = 1,
+    seed: Annotated[int, Option(help="Of everything random.")] = 0,
 ) -> None:
     """Make the demo clips: drawn faces, voice-like sound, written lines, true labels."""
     from affectgpt_r1.datasets.demo import write_demo
@@ -377,14 +358,14 @@ def prepare(
 
 @app.command()
 def encode(
-    manifest: Annotated[Path, typer.Argument(help="Clips; their words are not read.")],
-    profile: Annotated[Literal["nano", "small", "full"], typer.Option(help="Whose encoders.")],
+    manifest: Annotated[Path, Argument(help="Clips; their words are not read.")],
+    profile: Annotated[Literal["nano", "small", "full"], Option(help="Whose encoders.")],
     cache: CacheOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read clips.")] = 2,
-    wall_s: Annotated[float, typer.Option(min=1, help="Seconds that a clip may take.")] = 120,
-    memory_mib: Annotated[int, typer.Option(min=1024, help="Memory of a reading process.")] = 4096,
-    shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
-    retry: Annotated[bool, typer.Option("--retry", help="Only what failed before.")] = False,
+    workers: Annotated[int, Option(min=1, help="Processes that read clips.")] = 2,
+    wall_s: Annotated[float, Option(min=1, help="Seconds that a clip may take.")] = 120,
+    memory_mib: Annotated[int, Option(min=1024, help="Memory of a reading process.")] = 4096,
+    shard: Annotated[str, Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
+    retry: Annotated[bool, Option("--retry", help="Only what failed before.")] = False,
 ) -> None:
     """Encode clips into the feature cache; what cannot be read is listed in its failures.jsonl."""
     from affectgpt_r1.media.worker import Guard

@@ -51,6 +51,8 @@ from affectgpt_r1.files import write_whole
 
 Metric = Literal["ew", "hit", "sentiment"]
 PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]
+Extractor = Literal["none", "lexical", "openai"]
+Sentiments = Literal["given", "lexicon", "openai"]
 
 #: The figure that is a metric's score.
 HEADLINES: Mapping[Metric, str] = {"ew": "f", "hit": "hit", "sentiment": "waf"}
@@ -76,8 +78,8 @@ class Rule:
     lexicon: str = "builtin"
     levels: tuple[int, ...] = (1,)
     parser: Parser = "robust"
-    extractor: Literal["none", "lexical", "openai"] = "none"
-    sentiments: Literal["given", "lexicon", "openai"] = "given"
+    extractor: Extractor = "none"
+    sentiments: Sentiments = "given"
     server: str | None = None
     model: str | None = None
 
