@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
+from rich.markup import escape
 from typer import Argument, Option
 from typer.exceptions import TyperException
 
@@ -415,8 +416,8 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        hint = f": {_plain(finding.mend)}" if finding.mend else ""
-        people.print(f"{mark} {_plain(finding.name)} {_plain(finding.value)}{hint}")
+        hint = f": {escape(finding.mend)}" if finding.mend else ""
+        people.print(f"{mark} {escape(finding.name)} {escape(finding.value)}{hint}")
     _answer({finding.name: finding.value for finding in findings})
 
 
@@ -443,10 +444,6 @@ def _answer(row: Any) -> None:
 def _complain(message: str) -> None:
     line = " ".join(message.split())
     print(f"affectgpt-r1: {line}", file=sys.stderr)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _quiet() -> None:

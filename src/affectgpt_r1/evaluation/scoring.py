@@ -33,19 +33,16 @@ from affectgpt_r1.emotion.score import (
 )
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import (
-    Interval,
     Statistic,
     bootstrap,
     difference,
-    ew_statistic,
     hit_statistic,
     holm,
-    mean_of,
     waf_statistic,
 )
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.evaluate import evaluate_words, f_statistic
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole
 
@@ -273,7 +270,7 @@ def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     words, hit = best_constant([labels for labels, _ in kept.pairs], lexicon, metric="hit")
     return {
         "hit": score.hit,
-        "interval": json_row(_interval(kept, rule, lexicon)),
+        "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
         "wheels": score.wheels,
         "constant": {"words": list(words), "hit": hit},
         **json_row(score),
@@ -283,12 +280,13 @@ def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
 def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     labels = _intensities(kept)
     score = sentiment_scores(labels, _sentiments(kept, lexicon))
-    by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in _SIGNS}
-    best = max(_SIGNS, key=lambda sign: by_sign[sign])
+    signs = ("positive", "negative")
+    by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in signs}
+    best = max(signs, key=lambda sign: by_sign[sign])
     given = [row.sentiment for row in kept.rows]
     return {
         "waf": score.waf,
-        "interval": json_row(_interval(kept, rule, lexicon)),
+        "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
         "accuracy": score.accuracy,
         "constant": {"sentiment": best, "waf": by_sign[best]},
         **json_row(score),
@@ -315,9 +313,6 @@ def _by_polarity(kept: Kept, labels: Sequence[float], lexicon: Lexicon) -> dict[
     return {"agreement": agreement, "waf": sentiment_scores(labels, said).waf}
 
 
-_SIGNS = ("positive", "negative")
-
-
 def _intensities(kept: Kept) -> list[float]:
     return [float(row.labels) for row in kept.rows if isinstance(row.labels, int | float)]
 
@@ -332,14 +327,10 @@ def _sentiments(kept: Kept, lexicon: Lexicon) -> list[str]:
 def statistic_of(kept: Kept, rule: Rule, lexicon: Lexicon) -> Statistic:
     """The metric as a function of the samples' weights."""
     if rule.metric == "ew":
-        return mean_of([ew_statistic(kept.pairs, lexicon, level) for level in rule.levels])
+        return f_statistic(kept.pairs, lexicon, rule.levels)
     if rule.metric == "hit":
         return hit_statistic(kept.pairs, lexicon)
     return waf_statistic(_intensities(kept), _sentiments(kept, lexicon))
-
-
-def _interval(kept: Kept, rule: Rule, lexicon: Lexicon) -> Interval:
-    return bootstrap(statistic_of(kept, rule, lexicon), kept.groups)
 
 
 def compare(

@@ -121,10 +121,7 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
 
 
 def bench(
-    rows: Sequence[AnswerRow],
-    lexicon: Lexicon,
-    rule: Rule,
-    checkpoint: str | None = None,
+    rows: Sequence[AnswerRow], lexicon: Lexicon, rule: Rule, checkpoint: str | None = None
 ) -> Bench:
     """Score every set at every checkpoint.
 
