@@ -442,8 +442,7 @@ def _answer(row: Any) -> None:
 
 
 def _complain(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"affectgpt-r1: {line}", file=sys.stderr)
+    print("affectgpt-r1:", *message.split(), file=sys.stderr)
 
 
 def _quiet() -> None:

@@ -192,7 +192,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             f"{source}: the reference parser reads texts and lists in `prediction`, and no "
             "completions: leave --parser and --preset out, or take the words out of them first"
         )
-    signed = rule.metric == "sentiment"
+    signed, parser = rule.metric == "sentiment", rule.parser
     wrong = [row.id for row in rows if isinstance(row.labels, int | float) != signed]
     if wrong:
         wanted = "numbers (intensities)" if signed else "emotion words"
@@ -204,15 +204,11 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
         row for row in rows if row.prediction is not None or (signed and row.sentiment is not None)
     ]
     pairs = [
-        (
-            () if signed else read_words(row.labels, rule.parser),
-            read_words(row.prediction, rule.parser),
-        )
+        (() if signed else read_words(row.labels, parser), read_words(row.prediction, parser))
         for row in given
     ]
-    if rule.metric == "hit" and (
-        many := [r.id for r, p in zip(given, pairs, strict=True) if len(p[0]) > 1]
-    ):
+    many = [row.id for row, (labels, _) in zip(given, pairs, strict=True) if len(labels) > 1]
+    if rule.metric == "hit" and many:
         raise InputError(
             f"{source}: --metric hit needs one emotion a sample, and {many[0]!r} has several: "
             "score open-vocabulary labels with --metric ew"
