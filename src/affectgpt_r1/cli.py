@@ -127,8 +127,7 @@ def score(
         int | None, Option(min=1, max=2, help="Ring of the wheels [default: 1].")
     ] = None,
     parser: Annotated[
-        Parser | None,
-        Option(help="reference: as published, remnants and all [default: robust]."),
+        Parser | None, Option(help="reference: as published, remnants and all [default: robust].")
     ] = None,
     extractor: Annotated[
         scoring.Extractor,
