@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
+from rich.markup import escape
+from typer import Argument, Option
 from typer.exceptions import TyperException
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.console import audit_table, bars, evaluation_table, people, prepared_table, steps
-from affectgpt_r1.dialogue import Part
+from affectgpt_r1.dialogue import Mode, Part
 from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
+from affectgpt_r1.evaluation import scoring
+from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import Format, json_row, render, table_of
 from affectgpt_r1.files import make_folder, write_whole
 
@@ -44,47 +48,36 @@ cache_app = typer.Typer(no_args_is_help=True, help="Features on disk: size, chec
 app.add_typer(cache_app, name="cache")
 
 LexiconName = Literal["builtin", "mer2025", "mer2026"]
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file or a recipe's name.")]
-ModelOption = Annotated[Path, typer.Option("--model", help="A model folder or finished run.")]
-ModeOption = Annotated[Literal["answer", "think"], typer.Option(help="Answer alone, or think.")]
-CacheOption = Annotated[Path | None, typer.Option(help="Feature cache [default: the user's].")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a recipe: key.sub=value.")
-]
+RecipeArgument = Annotated[str, Argument(help="A YAML file or a recipe's name.")]
+ModelOption = Annotated[Path, Option("--model", help="A model folder or finished run.")]
+ModeOption = Annotated[Mode, Option(help="Answer alone, or think.")]
+CacheOption = Annotated[Path | None, Option(help="Feature cache [default: the user's].")]
+SetOption = Annotated[list[str] | None, Option("--set", help="Override a recipe: key.sub=value.")]
 DecodeOption = Annotated[
     Literal["greedy", "published"],
-    typer.Option(help="greedy, or as published: temperature 1, top-p 0.9, top-k 20."),
+    Option(help="greedy, or as published: temperature 1, top-p 0.9, top-k 20."),
 ]
-DecodeSeedOption = Annotated[int, typer.Option(help="Of the sampling, with each clip's id.")]
-LexiconOption = Annotated[LexiconName, typer.Option(help="Which lexicon scores.")]
+DecodeSeedOption = Annotated[int, Option(help="Of the sampling, with each clip's id.")]
+LexiconOption = Annotated[LexiconName, Option(help="Which lexicon scores.")]
 LexiconFolderOption = Annotated[
-    Path | None, typer.Option(help="Folder of the authors' tables, for mer2025 and mer2026.")
+    Path | None, Option(help="Folder of the authors' tables, for mer2025 and mer2026.")
 ]
 LexiconPlaceOption = Annotated[
-    Path | None, typer.Option("--folder", help="Of the tables [default: in the user's cache].")
+    Path | None, Option("--folder", help="Of the tables [default: in the user's cache].")
 ]
-ExtractorOption = Annotated[
-    Literal["none", "lexical", "openai"],
-    typer.Option(help="Where answers are prose: lexical rules, or a language model's server."),
-]
-ServerOption = Annotated[
-    str | None, typer.Option(help="For openai: address of the server, up to /v1.")
-]
-ServerModelOption = Annotated[str | None, typer.Option(help="For openai: the model's name there.")]
-LevelOption = Annotated[int, typer.Option(min=1, max=2, help="Ring of the wheels.")]
-ProfileOption = Annotated[Literal["nano", "small", "full"], typer.Option(help="Whose encoders.")]
-VisualOption = Annotated[str | None, typer.Option(help="Another: folder or hub name.")]
-AudioOption = Annotated[str | None, typer.Option(help="Another: folder or hub name.")]
+ProfileOption = Annotated[Literal["nano", "small", "full"], Option(help="Whose encoders.")]
+VisualOption = Annotated[str | None, Option(help="Another: folder or hub name.")]
+AudioOption = Annotated[str | None, Option(help="Another: folder or hub name.")]
 ViewOption = Annotated[
-    Literal["face", "frame"] | None, typer.Option(help="What the visual encoder sees.")
+    Literal["face", "frame"] | None, Option(help="What the visual encoder sees.")
 ]
 FaceModelOption = Annotated[
-    Path | None, typer.Option(help="A YuNet face detector (ONNX) [default: OpenCV's cascade].")
+    Path | None, Option(help="A YuNet face detector (ONNX) [default: OpenCV's cascade].")
 ]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes that read clips.")]
-WallOption = Annotated[float, typer.Option(min=1, help="Seconds that a clip may take.")]
-MemoryOption = Annotated[int, typer.Option(min=1024, help="MiB that such a process may take.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="Of the answer.")]
+WorkersOption = Annotated[int, Option(min=1, help="Processes that read clips.")]
+WallOption = Annotated[float, Option(min=1, help="Seconds that a clip may take.")]
+MemoryOption = Annotated[int, Option(min=1024, help="MiB that such a process may take.")]
+FormatOption = Annotated[Format, Option("--format", help="Of the answer.")]
 
 
 def main() -> None:
@@ -106,9 +99,9 @@ def main() -> None:
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Media files, or one manifest.")],
+    files: Annotated[list[Path], Argument(help="Media files, or one manifest.")],
     model: ModelOption,
-    subtitle: Annotated[str, typer.Option(help="What is said in the file.")] = "",
+    subtitle: Annotated[str, Option(help="What is said in the file.")] = "",
     mode: ModeOption = "answer",
     decode: DecodeOption = "greedy",
     decode_seed: DecodeSeedOption = 0,
@@ -126,59 +119,55 @@ def predict(
     store = feature_cache(cache)
     with bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
-    settings = predicting.DECODING[decode]
     for prediction in predicting.predict(
-        predictor, clips, features, mode=mode, settings=settings, seed=decode_seed
+        predictor, clips, features, mode=mode, decode=decode, seed=decode_seed
     ):
         _answer(prediction)
 
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSON Lines of answers; - reads stdin.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="Manifest with labels, unless inline.")
-    ] = None,
-    metric: Annotated[
-        Literal["ew", "hit", "sentiment"] | None, typer.Option(help="What is scored [default: ew].")
-    ] = None,
+    predictions: Annotated[Path, Argument(help="JSON Lines of answers; - reads stdin.")],
+    labels: Annotated[Path | None, Option(help="Manifest with labels, unless inline.")] = None,
+    metric: Annotated[scoring.Metric | None, Option(help="What is scored [default: ew].")] = None,
     preset: Annotated[
-        Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"] | None,
-        typer.Option(help="A published combination of lexicon, ring and parser."),
+        scoring.PresetName | None,
+        Option(help="A published combination of lexicon, ring and parser."),
     ] = None,
     lexicon: Annotated[
-        LexiconName | None, typer.Option(help="Which lexicon scores [default: builtin].")
+        LexiconName | None, Option(help="Which lexicon scores [default: builtin].")
     ] = None,
     lexicon_folder: LexiconFolderOption = None,
     level: Annotated[
-        int | None, typer.Option(min=1, max=2, help="Ring of the wheels [default: 1].")
+        int | None, Option(min=1, max=2, help="Ring of the wheels [default: 1].")
     ] = None,
     parser: Annotated[
-        Parser | None,
-        typer.Option(help="reference: as published, remnants and all [default: robust]."),
+        Parser | None, Option(help="reference: as published, remnants and all [default: robust].")
     ] = None,
-    extractor: ExtractorOption = "none",
+    extractor: Annotated[
+        scoring.Extractor,
+        Option(help="Where answers are prose: lexical rules, or a language model's server."),
+    ] = "none",
     sentiments: Annotated[
-        Literal["given", "lexicon", "openai"],
-        typer.Option(help="Whose: the file's (polarity where it has none), polarity, a server's."),
+        scoring.Sentiments,
+        Option(help="Whose: the file's (polarity where it has none), polarity, a server's."),
     ] = "given",
-    server: ServerOption = None,
-    server_model: ServerModelOption = None,
+    server: Annotated[
+        str | None, Option(help="For openai: address of the server, up to /v1.")
+    ] = None,
+    server_model: Annotated[str | None, Option(help="For openai: the model's name there.")] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Another system's answers to the same samples.")
+        list[Path] | None, Option(help="Another system's answers to the same samples.")
     ] = None,
     group: Annotated[
-        str, typer.Option(help="Column of what is independent, such as the speaker.")
+        str, Option(help="Column of what is independent, such as the speaker.")
     ] = "group",
     per_sample: Annotated[
-        Path | None, typer.Option(help="File for what each sample contributes.")
+        Path | None, Option(help="File for what each sample contributes.")
     ] = None,
     form: FormatOption = "json",
 ) -> None:
     """Score answers against labels; no model is needed."""
-    from affectgpt_r1.evaluation import scoring
-    from affectgpt_r1.evaluation.answers import read_answers
-
     rule = scoring.rule_of(preset, metric, lexicon, level, parser)
     rule = replace(rule, extractor=extractor, sentiments=sentiments)
     rule = replace(rule, server=server, model=server_model)
@@ -203,18 +192,17 @@ def score(
 @app.command()
 def unibench(
     predictions: Annotated[
-        list[Path], typer.Argument(help="JSON Lines with `dataset`; a file a checkpoint, or all.")
+        list[Path], Argument(help="JSON Lines with `dataset`; a file a checkpoint, or all.")
     ],
     checkpoint: Annotated[
-        str | None, typer.Option(help="The fixed checkpoint [default: the last by name].")
+        str | None, Option(help="The fixed checkpoint [default: the last by name].")
     ] = None,
     lexicon: LexiconOption = "mer2025",
     lexicon_folder: LexiconFolderOption = None,
-    parser: Annotated[Parser, typer.Option(help="reference: as published.")] = "reference",
+    parser: Annotated[Parser, Option(help="reference: as published.")] = "reference",
     form: FormatOption = "json",
 ) -> None:
     """The nine sets of MER-UniBench in one table: fixed checkpoint and best checkpoint apart."""
-    from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation import unibench as benching
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
@@ -242,7 +230,7 @@ def lexicon_list(lexicon_folder: LexiconFolderOption = None) -> None:
 
 @lexicon_app.command("explain")
 def lexicon_explain(
-    words: Annotated[list[str], typer.Argument(help="Words, or quoted phrases.")],
+    words: Annotated[list[str], Argument(help="Words, or quoted phrases.")],
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
 ) -> None:
@@ -260,7 +248,7 @@ def lexicon_explain(
 def lexicon_download(
     folder: LexiconPlaceOption = None,
     accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="You have read the terms and accept them.")
+        bool, Option("--accept-terms", help="You have read the terms and accept them.")
     ] = False,
 ) -> None:
     """Fetch the authors' tables, checked against their published checksums."""
@@ -288,24 +276,23 @@ def lexicon_verify(folder: LexiconPlaceOption = None) -> None:
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder or finished run.")],
-    manifest: Annotated[Path, typer.Argument(help="Labelled clips.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for predictions and report.")] = None,
+    model: Annotated[Path, Argument(help="A model folder or finished run.")],
+    manifest: Annotated[Path, Argument(help="Labelled clips.")],
+    out: Annotated[Path | None, Option(help="Folder for predictions and report.")] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="predictions.jsonl of another model, to compare with.")
+        Path | None, Option(help="predictions.jsonl of another model, to compare with.")
     ] = None,
     mode: ModeOption = "answer",
     decode: DecodeOption = "greedy",
     decode_seed: DecodeSeedOption = 0,
-    without: Annotated[list[Part] | None, typer.Option(help="Leave a part out.")] = None,
+    without: Annotated[list[Part] | None, Option(help="Leave a part out.")] = None,
     lexicon: LexiconOption = "builtin",
     lexicon_folder: LexiconFolderOption = None,
-    level: LevelOption = 1,
+    level: Annotated[int, Option(min=1, max=2, help="Ring of the wheels.")] = 1,
     cache: CacheOption = None,
 ) -> None:
     """Evaluate a model on labelled clips: scores with intervals, and a report."""
     from affectgpt_r1.evaluation import predict as predicting
-    from affectgpt_r1.evaluation.answers import words_by_id
     from affectgpt_r1.evaluation.evaluate import evaluate_clips
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.perception.cache import feature_cache
@@ -316,19 +303,13 @@ def evaluate(
     if out:
         make_folder(out)
     predictor = predicting.load_predictor(model)
-    store = feature_cache(cache)
+    store, parts = feature_cache(cache), without or []
     with bars() as bar:
         features = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
         told = bar("predicting")
         predictions = []
         for prediction in predicting.predict(
-            predictor,
-            clips,
-            features,
-            mode=mode,
-            settings=predicting.DECODING[decode],
-            seed=decode_seed,
-            without=tuple(without or ()),
+            predictor, clips, features, mode=mode, decode=decode, seed=decode_seed, without=parts
         ):
             predictions.append(prediction)
             told(len(predictions), len(clips))
@@ -344,8 +325,8 @@ def evaluate(
 
 @app.command()
 def reward(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name (`reward`).")],
-    file: Annotated[Path, typer.Argument(help="JSON Lines: completion, labels; - reads stdin.")],
+    recipe: Annotated[str, Argument(help="A YAML file or a recipe's name (`reward`).")],
+    file: Annotated[Path, Argument(help="JSON Lines: completion, labels; - reads stdin.")],
     overrides: SetOption = None,
 ) -> None:
     """Reward completions: every term, penalty and problem, one JSON object a line."""
@@ -358,8 +339,8 @@ def reward(
 
 @app.command()
 def audit(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a recipe's name (`reward`).")],
-    manifest: Annotated[Path, typer.Argument(help="Labelled clips; no media are read.")],
+    recipe: Annotated[str, Argument(help="A YAML file or a recipe's name (`reward`).")],
+    manifest: Annotated[Path, Argument(help="Labelled clips; no media are read.")],
     overrides: SetOption = None,
 ) -> None:
     """What cheap answers get from a reward, beside an honest one: before GPUs are spent on it."""
@@ -376,13 +357,13 @@ def audit(
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="demo, or a set; ? lists them.")],
-    folder: Annotated[Path, typer.Argument(help="Where it lies, or is made.")],
-    renderings: Annotated[int, typer.Option(min=1, help="Renderings of a take, in training.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Manifest (FOLDER/NAME.jsonl).")] = None,
-    exclude: Annotated[list[Path] | None, typer.Option(help="Manifest of ids to omit.")] = None,
-    language: Annotated[str | None, typer.Option(help="Subtitles: english or chinese.")] = None,
+    name: Annotated[str, Argument(help="demo, or a set; ? lists them.")],
+    folder: Annotated[Path, Argument(help="Where it lies, or is made.")],
+    renderings: Annotated[int, Option(min=1, help="Renderings of a take, in training.")] = 1,
+    seed: Annotated[int, Option(help="Of everything random.")] = 0,
+    out: Annotated[Path | None, Option(help="Manifest (FOLDER/NAME.jsonl).")] = None,
+    exclude: Annotated[list[Path] | None, Option(help="Manifest of ids to omit.")] = None,
+    language: Annotated[str | None, Option(help="Subtitles: english or chinese.")] = None,
 ) -> None:
     """Make the demo clips, or the manifest of a published set from its authors' folder."""
     if (out or exclude or language) if name == "demo" else (renderings, seed) != (1, 0):
@@ -403,7 +384,7 @@ def prepare(
 
 @app.command()
 def encode(
-    manifest: Annotated[Path, typer.Argument(help="Clips; their words are not read.")],
+    manifest: Annotated[Path, Argument(help="Clips; their words are not read.")],
     profile: ProfileOption,
     visual: VisualOption = None,
     audio: AudioOption = None,
@@ -413,12 +394,12 @@ def encode(
     workers: WorkersOption = 2,
     wall_s: WallOption = 120,
     memory_mib: MemoryOption = 4096,
-    shard: Annotated[str, typer.Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
-    retry: Annotated[bool, typer.Option("--retry", help="Only what failed before.")] = False,
-    batch_clips: Annotated[int, typer.Option(min=1, help="Clips encoded at once.")] = 1,
-    device: Annotated[str, typer.Option(help="Of pretrained encoders: cpu, cuda, cuda:1.")] = "cpu",
+    shard: Annotated[str, Option(help="I/N: the I-th of N parts of the clips.")] = "1/1",
+    retry: Annotated[bool, Option("--retry", help="Only what failed before.")] = False,
+    batch_clips: Annotated[int, Option(min=1, help="Clips encoded at once.")] = 1,
+    device: Annotated[str, Option(help="Of pretrained encoders: cpu, cuda, cuda:1.")] = "cpu",
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray: over the machines of a Ray cluster.")
+        Literal["local", "ray"], Option(help="ray: over the machines of a Ray cluster.")
     ] = "local",
 ) -> None:
     """Encode clips into the feature cache; what cannot be read is listed in its failures.jsonl."""
@@ -449,8 +430,8 @@ def encode(
 
 @app.command()
 def faces(
-    manifest: Annotated[Path, typer.Argument(help="Clips with videos.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the crops and a manifest with them.")],
+    manifest: Annotated[Path, Argument(help="Clips with videos.")],
+    out: Annotated[Path, Argument(help="Folder for the crops and a manifest with them.")],
     face_model: FaceModelOption = None,
     workers: WorkersOption = 2,
     wall_s: WallOption = 120,
@@ -515,7 +496,7 @@ def cache_compact(cache: CacheOption = None) -> None:
 
 @cache_app.command("gc")
 def cache_gc(
-    manifests: Annotated[list[Path], typer.Argument(help="Whose clips stay.")],
+    manifests: Annotated[list[Path], Argument(help="Whose clips stay.")],
     profile: ProfileOption,
     visual: VisualOption = None,
     audio: AudioOption = None,
@@ -564,8 +545,8 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        hint = f": {_plain(finding.mend)}" if finding.mend else ""
-        people.print(f"{mark} {_plain(finding.name)} {_plain(finding.value)}{hint}")
+        hint = f": {escape(finding.mend)}" if finding.mend else ""
+        people.print(f"{mark} {escape(finding.name)} {escape(finding.value)}{hint}")
     _answer({finding.name: finding.value for finding in findings})
 
 
@@ -590,12 +571,7 @@ def _answer(row: Any) -> None:
 
 
 def _complain(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"affectgpt-r1: {line}", file=sys.stderr)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+    print("affectgpt-r1:", *message.split(), file=sys.stderr)
 
 
 def _quiet() -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from affectgpt_r1.clips import read_manifest
 from affectgpt_r1.dialogue import parse_completion
@@ -76,13 +76,13 @@ def read_answers(
         ProblemsError: wrong lines, all of them, with their numbers; or no prediction.
         InputError: clips of the manifest have no answer.
     """
-    truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest is not None else None
+    truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest else {}
     seen: set[tuple[object, ...]] = set()
     strange: list[str] = []
 
     def joined(value: Any) -> AnswerRow | None:
-        found = _row(value, group, truth is None)
-        if truth is not None:
+        found = _row(value, group, not truth)
+        if truth:
             if found.id not in truth:
                 strange.append(found.id)
                 return None
@@ -104,7 +104,7 @@ def read_answers(
     rows = list(read_rows(path, joined, "no prediction to score is in it").values())
     if strange:
         _log.warning("%d predictions are left out: the manifest has no such ids", len(strange))
-    if truth is not None and len(rows) < len(truth):
+    if len(rows) < len(truth):
         lacking = sorted(truth.keys() - {row.id for row in rows})
         raise InputError(
             f"{_name_of(path)} has no prediction for {len(lacking)} of {len(truth)} clips of the "
@@ -212,24 +212,19 @@ def _name(value: object) -> str | None:
 
 def _prediction(row: Mapping[str, object]) -> tuple[Answer, str | None]:
     """The answer of a row, and what an extractor reads of a completion."""
-    given = [key for key in _ANSWERS if key in row]
+    given = [(key, row[key]) for key in _ANSWERS if key in row]
     if not given and row.get("sentiment") is None:
         raise ValueError(f"none of {', '.join(map(repr, _ANSWERS))}")
-    key = next((key for key in given if row[key] is not None), None)
-    if key is None:
-        return None, None
-    value = row[key]
-    if isinstance(value, list) and is_texts(value):
-        return [str(word) for word in value], None
-    if not isinstance(value, str):
+    key, value = next((one for one in given if one[1] is not None), ("", None))
+    if not (isinstance(value, str | None) or is_texts(value)):
         raise ValueError(f"{key!r} is neither a text nor a list of texts")
-    if key != "completion":
+    if key != "completion" or not isinstance(value, str):
         return value, None
     completion = parse_completion(value)
     return completion.words, completion.think or completion.text
 
 
-def is_texts(value: object) -> bool:
+def is_texts(value: object) -> TypeGuard[list[str]]:
     """Whether it is a list of texts."""
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 

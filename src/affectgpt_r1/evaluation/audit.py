@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -216,8 +217,8 @@ def _with_synonyms(words: Words, lexicon: Lexicon, level: int) -> Words:
     found: list[str] = []
     for word in words:
         own = lexicon.classes(word, level)
-        alike = (w for w in lexicon.words if lexicon.classes(w, level) == own)
-        found += [word, *[w for w, _ in zip(alike, range(3), strict=False) if w != word][:2]]
+        alike = (w for w in lexicon.words if w != word and lexicon.classes(w, level) == own)
+        found += [word, *islice(alike, 2)]
     return found
 
 

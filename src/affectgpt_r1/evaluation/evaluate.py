@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import (
-    CorpusScore,
     Pair,
     WheelScore,
     best_constant,
@@ -101,6 +101,11 @@ class Evaluation:
         return [(name, value, bounds) for name, value, bounds in rows if value is not None]
 
 
+def f_statistic(pairs: Sequence[Pair], lexicon: Lexicon, levels: Sequence[int]) -> Statistic:
+    """The mean F of the rings as a function of the samples' weights."""
+    return mean_of([ew_statistic(pairs, lexicon, level) for level in levels])
+
+
 def evaluate_words(
     pairs: Sequence[Pair],
     groups: Sequence[str],
@@ -125,34 +130,31 @@ def evaluate_words(
     """
     if not pairs:
         raise InputError("no labelled sample to score: give predictions whose ids have labels")
-    labels = [true for true, _ in pairs]
-    words = [said for _, said in pairs]
+    labels, words = zip(*pairs, strict=True)
+    own = f_statistic(pairs, lexicon, levels)
+    rings = [score_pairs(pairs, lexicon, level) for level in levels]
 
-    def scores(answers: Sequence[Sequence[str]]) -> list[CorpusScore]:
+    def f_of(answers: Sequence[Sequence[str]]) -> float:
         given = list(zip(labels, answers, strict=True))
-        return [score_pairs(given, lexicon, level) for level in levels]
-
-    def statistic(answers: Sequence[Sequence[str]]) -> Statistic:
-        given = list(zip(labels, answers, strict=True))
-        return mean_of([ew_statistic(given, lexicon, level) for level in levels])
+        return fmean(score_pairs(given, lexicon, level).f for level in levels)
 
     def above(answers: Sequence[Sequence[str]]) -> Interval:
-        return bootstrap(difference(own, statistic(answers)), groups)
+        other = f_statistic(list(zip(labels, answers, strict=True)), lexicon, levels)
+        return bootstrap(difference(own, other), groups)
 
-    own, rings = statistic(words), scores(words)
     constant = Constant(*best_constant(labels, lexicon, levels))
     first = rings[0]  # coverage and the like are the same at both rings
     return Evaluation(
-        f=_mean_f(rings),
-        precision=sum(ring.precision for ring in rings) / len(rings),
-        recall=sum(ring.recall for ring in rings) / len(rings),
+        f=fmean(ring.f for ring in rings),
+        precision=fmean(ring.precision for ring in rings),
+        recall=fmean(ring.recall for ring in rings),
         interval=bootstrap(own, groups),
         by_level=tuple(RingScore(r.f, r.precision, r.recall, r.wheels) for r in rings),
         constant=constant,
         over_constant=above([constant.words] * len(words)),
-        baseline=None if baseline is None else _mean_f(scores(baseline)),
+        baseline=None if baseline is None else f_of(baseline),
         over_baseline=None if baseline is None else above(baseline),
-        ceiling=_mean_f(scores(labels)),
+        ceiling=f_of(labels),
         coverage=first.coverage,
         label_coverage=first.label_coverage,
         words_per_answer=first.words_per_answer,
@@ -163,10 +165,6 @@ def evaluate_words(
         skipped=first.skipped,
         signature=cited or " + ".join(signature(lexicon, level) for level in levels),
     )
-
-
-def _mean_f(scores: Sequence[CorpusScore]) -> float:
-    return sum(score.f for score in scores) / len(scores)
 
 
 def evaluate_clips(

@@ -8,37 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from affectgpt_r1 import __version__
+from affectgpt_r1.asking import Progress
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import sha256_of, write_whole
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
-from affectgpt_r1.model.profiles import (
-    PROFILES,
-    encoders_of,
-    load_processor,
-)
+from affectgpt_r1.model.profiles import PROFILES, encoders_of, load_processor
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 
-#: Told how many of how many are done.
-Progress = Callable[[int, int], None]
+DecodingName = Literal["greedy", "published"]
 
-GREEDY = SamplingSettings(max_new_tokens=256, temperature=0.0)
-#: As the authors decode (MODEL.md, "Inference"), but for the length, which is the mode's matter.
-PUBLISHED = SamplingSettings(max_new_tokens=256, temperature=1.0, top_p=0.9, top_k=20)
-DECODING = {"greedy": GREEDY, "published": PUBLISHED}
+#: published: as the authors decode (MODEL.md, "Inference"), but for the length, which is the
+#: mode's matter.
+_DECODING: Mapping[DecodingName, SamplingSettings] = {
+    "greedy": SamplingSettings(max_new_tokens=256, temperature=0.0),
+    "published": SamplingSettings(max_new_tokens=256, temperature=1.0, top_p=0.9, top_k=20),
+}
+_BATCH = 16  # clips at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +159,9 @@ def predict(
     features: Sequence[Features],
     *,
     mode: Mode = "answer",
-    settings: SamplingSettings = GREEDY,
+    decode: DecodingName = "greedy",
     without: Collection[Part] = (),
     seed: int = 0,
-    batch_size: int = 16,
-    question: str | None = None,
 ) -> Iterator[Prediction]:
     """Predict clip by clip, in order; a prediction does not depend on its batch.
 
@@ -172,25 +170,19 @@ def predict(
         clips: ids and subtitles.
         features: of the same clips.
         mode: answer alone, or thinking first.
-        settings: greedy by default.
+        decode: how the reply is sampled.
         without: parts that the prompt leaves out.
         seed: with the clip's id it seeds the sampling.
-        batch_size: clips at a time.
-        question: replaces the mode's own.
     """
-    decoding = (
-        "greedy"
-        if settings.temperature == 0
-        else f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
-    )
+    settings = _DECODING[decode]
+    drawn_as = f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
+    decoding = drawn_as if settings.temperature else decode
     how = f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
     view = predictor.encoders.view
-    for start in range(0, len(clips), batch_size):
-        part = list(zip(clips, features, strict=True))[start : start + batch_size]
+    for start in range(0, len(clips), _BATCH):
+        part = list(zip(clips, features, strict=True))[start : start + _BATCH]
         prompts = [
-            predictor.processor.ask(
-                clip.subtitle, found, view=view, mode=mode, question=question, without=without
-            )
+            predictor.processor.ask(clip.subtitle, found, view=view, mode=mode, without=without)
             for clip, found in part
         ]
         device = predictor.model.device
@@ -223,8 +215,5 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:8]
+    hashes = [bytes.fromhex(sha256_of(path)) for path in sorted(folder.rglob("*.safetensors"))]
+    return hashlib.sha256(b"".join(hashes)).hexdigest()[:8]

@@ -33,24 +33,23 @@ from affectgpt_r1.emotion.score import (
 )
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import (
-    Interval,
     Statistic,
     bootstrap,
     difference,
-    ew_statistic,
     hit_statistic,
     holm,
-    mean_of,
     waf_statistic,
 )
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.evaluate import evaluate_words, f_statistic
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole
 
 Metric = Literal["ew", "hit", "sentiment"]
 PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]
+Extractor = Literal["none", "lexical", "openai"]
+Sentiments = Literal["given", "lexicon", "openai"]
 
 #: The figure that is a metric's score.
 HEADLINES: Mapping[Metric, str] = {"ew": "f", "hit": "hit", "sentiment": "waf"}
@@ -76,8 +75,8 @@ class Rule:
     lexicon: str = "builtin"
     levels: tuple[int, ...] = (1,)
     parser: Parser = "robust"
-    extractor: Literal["none", "lexical", "openai"] = "none"
-    sentiments: Literal["given", "lexicon", "openai"] = "given"
+    extractor: Extractor = "none"
+    sentiments: Sentiments = "given"
     server: str | None = None
     model: str | None = None
 
@@ -193,7 +192,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             f"{source}: the reference parser reads texts and lists in `prediction`, and no "
             "completions: leave --parser and --preset out, or take the words out of them first"
         )
-    signed = rule.metric == "sentiment"
+    signed, parser = rule.metric == "sentiment", rule.parser
     wrong = [row.id for row in rows if isinstance(row.labels, int | float) != signed]
     if wrong:
         wanted = "numbers (intensities)" if signed else "emotion words"
@@ -205,15 +204,11 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
         row for row in rows if row.prediction is not None or (signed and row.sentiment is not None)
     ]
     pairs = [
-        (
-            () if signed else read_words(row.labels, rule.parser),
-            read_words(row.prediction, rule.parser),
-        )
+        (() if signed else read_words(row.labels, parser), read_words(row.prediction, parser))
         for row in given
     ]
-    if rule.metric == "hit" and (
-        many := [r.id for r, p in zip(given, pairs, strict=True) if len(p[0]) > 1]
-    ):
+    many = [row.id for row, (labels, _) in zip(given, pairs, strict=True) if len(labels) > 1]
+    if rule.metric == "hit" and many:
         raise InputError(
             f"{source}: --metric hit needs one emotion a sample, and {many[0]!r} has several: "
             "score open-vocabulary labels with --metric ew"
@@ -271,7 +266,7 @@ def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     words, hit = best_constant([labels for labels, _ in kept.pairs], lexicon, metric="hit")
     return {
         "hit": score.hit,
-        "interval": json_row(_interval(kept, rule, lexicon)),
+        "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
         "wheels": score.wheels,
         "constant": {"words": list(words), "hit": hit},
         **json_row(score),
@@ -281,12 +276,13 @@ def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
 def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     labels = _intensities(kept)
     score = sentiment_scores(labels, _sentiments(kept, lexicon))
-    by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in _SIGNS}
-    best = max(_SIGNS, key=lambda sign: by_sign[sign])
+    signs = ("positive", "negative")
+    by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in signs}
+    best = max(signs, key=lambda sign: by_sign[sign])
     given = [row.sentiment for row in kept.rows]
     return {
         "waf": score.waf,
-        "interval": json_row(_interval(kept, rule, lexicon)),
+        "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
         "accuracy": score.accuracy,
         "constant": {"sentiment": best, "waf": by_sign[best]},
         **json_row(score),
@@ -313,9 +309,6 @@ def _by_polarity(kept: Kept, labels: Sequence[float], lexicon: Lexicon) -> dict[
     return {"agreement": agreement, "waf": sentiment_scores(labels, said).waf}
 
 
-_SIGNS = ("positive", "negative")
-
-
 def _intensities(kept: Kept) -> list[float]:
     return [float(row.labels) for row in kept.rows if isinstance(row.labels, int | float)]
 
@@ -330,14 +323,10 @@ def _sentiments(kept: Kept, lexicon: Lexicon) -> list[str]:
 def statistic_of(kept: Kept, rule: Rule, lexicon: Lexicon) -> Statistic:
     """The metric as a function of the samples' weights."""
     if rule.metric == "ew":
-        return mean_of([ew_statistic(kept.pairs, lexicon, level) for level in rule.levels])
+        return f_statistic(kept.pairs, lexicon, rule.levels)
     if rule.metric == "hit":
         return hit_statistic(kept.pairs, lexicon)
     return waf_statistic(_intensities(kept), _sentiments(kept, lexicon))
-
-
-def _interval(kept: Kept, rule: Rule, lexicon: Lexicon) -> Interval:
-    return bootstrap(statistic_of(kept, rule, lexicon), kept.groups)
 
 
 def compare(

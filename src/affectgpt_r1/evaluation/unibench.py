@@ -120,10 +120,7 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
 
 
 def bench(
-    rows: Sequence[AnswerRow],
-    lexicon: Lexicon,
-    rule: Rule,
-    checkpoint: str | None = None,
+    rows: Sequence[AnswerRow], lexicon: Lexicon, rule: Rule, checkpoint: str | None = None
 ) -> Bench:
     """Score every set at every checkpoint.
 
@@ -174,10 +171,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Names in the order in which people count: step-9 before step-10."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", name)
-    ]
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def bench_lines(result: Bench) -> list[list[str]]:
