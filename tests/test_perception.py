@@ -38,7 +38,11 @@ from affectgpt_r1.perception.features import (
 )
 from affectgpt_r1.perception.hubert import HubertSpeechEncoder, normalised
 from affectgpt_r1.perception.pretrained import weights_revision
-from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+from affectgpt_r1.perception.signal import (
+    GradientFaceEncoder,
+    SignalSpeechEncoder,
+    measure_edges,
+)
 from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
 from affectgpt_r1.perception.voice import NAMES, measure_voice
 
@@ -340,8 +344,7 @@ def test_faces_of_any_size_are_encoded(size: tuple[int, int]) -> None:
 def test_directions_of_edges_are_told_apart() -> None:
     stripes = np.zeros((96, 96, 3), dtype=np.uint8)
     stripes[(np.arange(96) // 6) % 2 == 0] = 255  # horizontal: the gradient points down
-    encoder = GradientFaceEncoder(Standard.plain(512))
-    cells = encoder.measure(np.stack([stripes, stripes.transpose(1, 0, 2)])).reshape(2, 64, 8)
+    cells = measure_edges(np.stack([stripes, stripes.transpose(1, 0, 2)])).reshape(2, 64, 8)
     assert (cells[0].argmax(axis=1) == 4).all()
     assert (cells[1].argmax(axis=1) == 0).all()
     assert np.allclose(cells[0][:, 4], cells[1][:, 0].reshape(8, 8).T.ravel(), atol=1e-6)
@@ -350,8 +353,7 @@ def test_directions_of_edges_are_told_apart() -> None:
 def test_light_hardly_changes_a_face() -> None:
     images = pictures(4)
     dim = (images * 0.6 + 30).astype(np.uint8)
-    encoder = GradientFaceEncoder(Standard.plain(512))
-    bright, dark, other = (encoder.measure(i) for i in (images, dim, pictures(4, seed=1)))
+    bright, dark, other = (measure_edges(i) for i in (images, dim, pictures(4, seed=1)))
     assert np.abs(bright - dark).mean() < 0.1 * np.abs(bright - other).mean()
 
 
@@ -511,7 +513,7 @@ def squashed(images: Images) -> torch.Tensor:
 def test_clip_gives_projected_features_of_squashed_pictures(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path)), local_files_only=True)
+    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path)))
     images = pictures(8, *size)
     model = transformers.CLIPModel.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
@@ -525,7 +527,7 @@ def test_clip_gives_projected_features_of_squashed_pictures(
 
 @pytest.mark.parametrize("kind", ["siglip", "dinov2"])
 def test_other_image_models_give_their_pooled_output(tmp_path: Path, kind: str) -> None:
-    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path, kind)), local_files_only=True)
+    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path, kind)))
     pixels = squashed(pictures())
     if kind == "siglip":
         pixels = torch.from_numpy(pictures().transpose(0, 3, 1, 2) / 127.5 - 1).float()
@@ -549,7 +551,7 @@ def test_speech_features_are_the_mean_of_three_layers_and_the_normed_last(
     tmp_path: Path, kind: str, large: bool
 ) -> None:
     folder = make_speech_folder(tmp_path, kind, large=large)
-    encoder = HubertSpeechEncoder.load(str(folder), local_files_only=True)
+    encoder = HubertSpeechEncoder.load(str(folder))
     model = SPEECH_KINDS[kind][1].from_pretrained(folder).eval()
     outputs: list[torch.Tensor] = []
 
@@ -581,7 +583,7 @@ def test_windows_are_normalised_together() -> None:
 
 
 def test_windows_meet_only_in_their_normalisation(tmp_path: Path) -> None:
-    encoder = HubertSpeechEncoder.load(str(make_speech_folder(tmp_path)), local_files_only=True)
+    encoder = HubertSpeechEncoder.load(str(make_speech_folder(tmp_path)))
     windows = windows_of_noise()
     order = np.random.default_rng(1).permutation(8)
     assert np.abs(encoder.encode(windows)[order] - encoder.encode(windows[order])).max() < 1e-5
@@ -595,7 +597,7 @@ def test_windows_meet_only_in_their_normalisation(tmp_path: Path) -> None:
 
 def test_encoding_is_repeatable_although_the_checkpoint_has_dropout(tmp_path: Path) -> None:
     folder = make_speech_folder(tmp_path, layerdrop=0.5, hidden_dropout=0.5)
-    encoder = HubertSpeechEncoder.load(str(folder), local_files_only=True)
+    encoder = HubertSpeechEncoder.load(str(folder))
     windows = windows_of_noise()
     assert np.array_equal(encoder.encode(windows), encoder.encode(windows))
 
@@ -603,10 +605,8 @@ def test_encoding_is_repeatable_although_the_checkpoint_has_dropout(tmp_path: Pa
 def test_settings_hold_revision_and_dtype_but_not_the_place(tmp_path: Path) -> None:
     folder = make_speech_folder(tmp_path / "a")
     moved = shutil.copytree(folder, tmp_path / "b")
-    here, there = (
-        HubertSpeechEncoder.load(str(path), local_files_only=True) for path in (folder, moved)
-    )
-    half = HubertSpeechEncoder.load(str(folder), local_files_only=True, dtype=torch.bfloat16)
+    here, there = (HubertSpeechEncoder.load(str(path)) for path in (folder, moved))
+    half = HubertSpeechEncoder.load(str(folder), dtype=torch.bfloat16)
     assert encoder_identity(here) == encoder_identity(there) != encoder_identity(half)
     assert half.settings["dtype"] == "torch.bfloat16"
     encoded = half.encode(windows_of_noise())
@@ -639,9 +639,9 @@ def test_missing_weights_name_profile_and_command(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)
     with pytest.raises(MissingFileError, match=f"'full' needs '{name}'.*`hf download {name}`"):
-        encoder.load(name, local_files_only=True)
+        encoder.load(name)
     with pytest.raises(MissingFileError, match="name a folder that exists"):
-        encoder.load(str(tmp_path / "none"), local_files_only=True)
+        encoder.load(str(tmp_path / "none"))
 
 
 @pytest.fixture
@@ -650,7 +650,7 @@ def speech_folder(tmp_path: Path) -> Path:
 
 
 def load_speech(folder: Path) -> HubertSpeechEncoder:
-    return HubertSpeechEncoder.load(str(folder), local_files_only=True)
+    return HubertSpeechEncoder.load(str(folder))
 
 
 def test_a_checkpoint_without_some_weights_is_not_filled_with_random_ones(
@@ -688,4 +688,4 @@ def test_a_model_of_another_kind_or_too_small_is_refused(tmp_path: Path) -> None
         load_speech(small)
     (images / "preprocessor_config.json").unlink()
     with pytest.raises(ModelFolderError, match="no whole model"):
-        ClipImageEncoder.load(str(images), local_files_only=True)
+        ClipImageEncoder.load(str(images))

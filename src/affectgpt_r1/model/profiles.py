@@ -83,9 +83,9 @@ def load_encoders(profile: Profile) -> Encoders:
     visual: VisualEncoder = GradientFaceEncoder()
     audio: AudioEncoder = SignalSpeechEncoder()
     if profile.visual != "signal":
-        visual = ClipImageEncoder.load(profile.visual, local_files_only=True)
+        visual = ClipImageEncoder.load(profile.visual)
     if profile.audio != "signal":
-        audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True)
+        audio = HubertSpeechEncoder.load(profile.audio)
     return Encoders(visual, audio, profile.view)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoImageProcessor, CLIPModel, PreTrainedModel, SiglipModel
 from transformers.image_utils import PILImageResampling
 
-from affectgpt_r1.perception.pretrained import PretrainedEncoder
+from affectgpt_r1.perception.pretrained import LOCAL_ONLY, PretrainedEncoder
 
 
 class ClipImageEncoder(PretrainedEncoder):
@@ -22,10 +22,10 @@ class ClipImageEncoder(PretrainedEncoder):
 
     kinds = ("clip", "siglip", "dinov2")
 
-    def __init__(self, model: PreTrainedModel, processor: Any, device: str = "cpu") -> None:
+    def __init__(self, model: PreTrainedModel, processor: Any) -> None:
         if isinstance(model, CLIPModel | SiglipModel):
             del model.text_model
-        super().__init__(model, processor, device)
+        super().__init__(model, processor)
         square = processor.crop_size if processor.do_center_crop else processor.size
         self._side = square.height or square.shortest_edge
         self.settings = {
@@ -38,11 +38,9 @@ class ClipImageEncoder(PretrainedEncoder):
         self.width = int(self.encode(black).shape[1])
 
     @classmethod
-    def _load_processor(cls, name_or_path: str, local_files_only: bool) -> Any:
+    def _load_processor(cls, name_or_path: str) -> Any:
         # With torchvision installed the default would resize to other pixels than without.
-        return AutoImageProcessor.from_pretrained(
-            name_or_path, local_files_only=local_files_only, backend="pil"
-        )
+        return AutoImageProcessor.from_pretrained(name_or_path, backend="pil", **LOCAL_ONLY)
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -26,13 +26,13 @@ class HubertSpeechEncoder(PretrainedEncoder):
 
     kinds = ("hubert", "wavlm", "wav2vec2")
 
-    def __init__(self, model: PreTrainedModel, processor: None = None, device: str = "cpu") -> None:
+    def __init__(self, model: PreTrainedModel, processor: None = None) -> None:
         if model.config.num_hidden_layers < _LAYERS:
             raise ModelFolderError(
                 f"a speech encoder of {model.config.num_hidden_layers} layers, "
                 f"{_LAYERS} are averaged: name a larger one"
             )
-        super().__init__(model, processor, device)
+        super().__init__(model, processor)
         self.width = int(model.config.hidden_size)
 
     @torch.inference_mode()
