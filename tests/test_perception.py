@@ -28,19 +28,27 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError, ModelFolderError
 from affectgpt_r1.media import read_media
+from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.clip import ClipImageEncoder
+from affectgpt_r1.perception.encode import encode_clips
 from affectgpt_r1.perception.features import (
+    BatchEncoder,
     Encoders,
     EncoderSource,
     encoder_identity,
     perceive,
 )
-from affectgpt_r1.perception.hubert import HubertSpeechEncoder, normalised
 from affectgpt_r1.perception.pretrained import weights_revision
-from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+from affectgpt_r1.perception.signal import (
+    GradientFaceEncoder,
+    SignalSpeechEncoder,
+    measure_edges,
+)
+from affectgpt_r1.perception.speech import PretrainedSpeechEncoder, normalised
 from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
 from affectgpt_r1.perception.voice import NAMES, measure_voice
+from test_media import write_sound
 
 Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]
@@ -340,8 +348,7 @@ def test_faces_of_any_size_are_encoded(size: tuple[int, int]) -> None:
 def test_directions_of_edges_are_told_apart() -> None:
     stripes = np.zeros((96, 96, 3), dtype=np.uint8)
     stripes[(np.arange(96) // 6) % 2 == 0] = 255  # horizontal: the gradient points down
-    encoder = GradientFaceEncoder(Standard.plain(512))
-    cells = encoder.measure(np.stack([stripes, stripes.transpose(1, 0, 2)])).reshape(2, 64, 8)
+    cells = measure_edges(np.stack([stripes, stripes.transpose(1, 0, 2)])).reshape(2, 64, 8)
     assert (cells[0].argmax(axis=1) == 4).all()
     assert (cells[1].argmax(axis=1) == 0).all()
     assert np.allclose(cells[0][:, 4], cells[1][:, 0].reshape(8, 8).T.ravel(), atol=1e-6)
@@ -350,8 +357,7 @@ def test_directions_of_edges_are_told_apart() -> None:
 def test_light_hardly_changes_a_face() -> None:
     images = pictures(4)
     dim = (images * 0.6 + 30).astype(np.uint8)
-    encoder = GradientFaceEncoder(Standard.plain(512))
-    bright, dark, other = (encoder.measure(i) for i in (images, dim, pictures(4, seed=1)))
+    bright, dark, other = (measure_edges(i) for i in (images, dim, pictures(4, seed=1)))
     assert np.abs(bright - dark).mean() < 0.1 * np.abs(bright - other).mean()
 
 
@@ -511,7 +517,7 @@ def squashed(images: Images) -> torch.Tensor:
 def test_clip_gives_projected_features_of_squashed_pictures(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path)), local_files_only=True)
+    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path)))
     images = pictures(8, *size)
     model = transformers.CLIPModel.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
@@ -525,7 +531,7 @@ def test_clip_gives_projected_features_of_squashed_pictures(
 
 @pytest.mark.parametrize("kind", ["siglip", "dinov2"])
 def test_other_image_models_give_their_pooled_output(tmp_path: Path, kind: str) -> None:
-    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path, kind)), local_files_only=True)
+    encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path, kind)))
     pixels = squashed(pictures())
     if kind == "siglip":
         pixels = torch.from_numpy(pictures().transpose(0, 3, 1, 2) / 127.5 - 1).float()
@@ -549,7 +555,7 @@ def test_speech_features_are_the_mean_of_three_layers_and_the_normed_last(
     tmp_path: Path, kind: str, large: bool
 ) -> None:
     folder = make_speech_folder(tmp_path, kind, large=large)
-    encoder = HubertSpeechEncoder.load(str(folder), local_files_only=True)
+    encoder = PretrainedSpeechEncoder.load(str(folder))
     model = SPEECH_KINDS[kind][1].from_pretrained(folder).eval()
     outputs: list[torch.Tensor] = []
 
@@ -571,6 +577,90 @@ def test_speech_features_are_the_mean_of_three_layers_and_the_normed_last(
     assert np.abs(found - expected).max() < 2e-5
 
 
+def make_whisper_folder(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(
+        vocab_size=60,
+        d_model=16,
+        num_mel_bins=20,
+        encoder_layers=5,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=24,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 1),
+        decoder_start_token_id=1,
+    )
+    model = transformers.WhisperModel(config)
+    torch.nn.init.normal_(model.encoder.layer_norm.weight, 1.0, 0.3)
+    model.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=20).save_pretrained(folder)
+    return folder
+
+
+def test_of_whisper_the_two_seconds_that_are_heard_are_averaged(tmp_path: Path) -> None:
+    folder = make_whisper_folder(tmp_path)
+    encoder = PretrainedSpeechEncoder.load(str(folder))
+    model = transformers.WhisperModel.from_pretrained(folder).eval()
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(folder)
+    outputs: list[torch.Tensor] = []
+    for layer in model.encoder.layers:
+        layer.register_forward_hook(
+            lambda _module, _inputs, output: outputs.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+    windows = windows_of_noise()
+    mel = extractor(list(windows), sampling_rate=16_000, return_tensors="pt").input_features
+    assert mel.shape == (8, 20, 3000)
+    with torch.inference_mode():
+        model.encoder(mel)
+        states = torch.stack([*outputs[-4:-1], model.encoder.layer_norm(outputs[-1])])
+        expected = states[:, :, :100].mean(dim=(0, 2)).numpy()
+    found = encoder.encode(windows)
+    assert (encoder.name, encoder.width, found.shape) == ("whisper", 16, (8, 16))
+    assert np.abs(found - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("kind", [*SPEECH_KINDS, "whisper", "clip", "siglip", "dinov2"])
+def test_a_batch_of_clips_gives_each_what_it_gets_alone(tmp_path: Path, kind: str) -> None:
+    encoder: PretrainedSpeechEncoder | ClipImageEncoder
+    clips: list[Any]
+    if kind in ("clip", "siglip", "dinov2"):
+        encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path, kind)))
+        clips = [pictures(8), pictures(3, 90, 160), pictures(8, 300, 200)]
+    else:
+        whisper = kind == "whisper"
+        folder = make_whisper_folder(tmp_path) if whisper else make_speech_folder(tmp_path, kind)
+        encoder = PretrainedSpeechEncoder.load(str(folder))
+        clips = [windows_of_noise(seed) * 10.0**seed for seed in range(3)]
+    assert isinstance(encoder, BatchEncoder)
+    together = encoder.encode_batch(clips)
+    for clip, found in zip(clips, together, strict=True):
+        assert np.abs(found - encoder.encode(clip)).max() < 1e-5
+
+
+def test_one_clip_that_encodes_to_nonsense_does_not_spoil_its_batch(tmp_path: Path) -> None:
+    encoder = PretrainedSpeechEncoder.load(str(make_speech_folder(tmp_path / "speech")))
+    clips = []
+    for name, gain in (("a", 0.1), ("b", np.nan), ("c", 0.2)):
+        samples = (gain * np.sin(np.arange(3 * RATE_HZ) / 9))[None].astype("f4")
+        wav = write_sound(
+            tmp_path / f"{name}.wav", "pcm_f32le", samples[None].astype("f4"), RATE_HZ
+        )
+        clips.append(Clip(name, audio=wav))
+    encoders = EncoderSource.of(Encoders(GradientFaceEncoder(), encoder))
+    cache = FeatureCache(tmp_path / "cache")
+    fates = encode_clips(clips, encoders, cache, Guard(1), batch_clips=3)
+    assert fates == {"encoded": 2, "failed": 1}
+    assert cache.get(encoders.key(clips[1])) is None
+    for clip in (clips[0], clips[2]):
+        kept, alone = cache.get(encoders.key(clip)), perceive(clip, encoders)
+        assert kept is not None
+        assert np.abs(kept.audio - alone.audio).max() < 1e-5
+
+
 def test_windows_are_normalised_together() -> None:
     values = normalised(windows_of_noise())
     assert values.dtype == np.float32
@@ -581,7 +671,7 @@ def test_windows_are_normalised_together() -> None:
 
 
 def test_windows_meet_only_in_their_normalisation(tmp_path: Path) -> None:
-    encoder = HubertSpeechEncoder.load(str(make_speech_folder(tmp_path)), local_files_only=True)
+    encoder = PretrainedSpeechEncoder.load(str(make_speech_folder(tmp_path)))
     windows = windows_of_noise()
     order = np.random.default_rng(1).permutation(8)
     assert np.abs(encoder.encode(windows)[order] - encoder.encode(windows[order])).max() < 1e-5
@@ -595,7 +685,7 @@ def test_windows_meet_only_in_their_normalisation(tmp_path: Path) -> None:
 
 def test_encoding_is_repeatable_although_the_checkpoint_has_dropout(tmp_path: Path) -> None:
     folder = make_speech_folder(tmp_path, layerdrop=0.5, hidden_dropout=0.5)
-    encoder = HubertSpeechEncoder.load(str(folder), local_files_only=True)
+    encoder = PretrainedSpeechEncoder.load(str(folder))
     windows = windows_of_noise()
     assert np.array_equal(encoder.encode(windows), encoder.encode(windows))
 
@@ -603,10 +693,8 @@ def test_encoding_is_repeatable_although_the_checkpoint_has_dropout(tmp_path: Pa
 def test_settings_hold_revision_and_dtype_but_not_the_place(tmp_path: Path) -> None:
     folder = make_speech_folder(tmp_path / "a")
     moved = shutil.copytree(folder, tmp_path / "b")
-    here, there = (
-        HubertSpeechEncoder.load(str(path), local_files_only=True) for path in (folder, moved)
-    )
-    half = HubertSpeechEncoder.load(str(folder), local_files_only=True, dtype=torch.bfloat16)
+    here, there = (PretrainedSpeechEncoder.load(str(path)) for path in (folder, moved))
+    half = PretrainedSpeechEncoder.load(str(folder), dtype=torch.bfloat16)
     assert encoder_identity(here) == encoder_identity(there) != encoder_identity(half)
     assert half.settings["dtype"] == "torch.bfloat16"
     encoded = half.encode(windows_of_noise())
@@ -627,21 +715,21 @@ def test_revision_changes_with_a_single_weight() -> None:
     ("encoder", "name"),
     [
         (ClipImageEncoder, "openai/clip-vit-large-patch14"),
-        (HubertSpeechEncoder, "TencentGameMate/chinese-hubert-large"),
+        (PretrainedSpeechEncoder, "TencentGameMate/chinese-hubert-large"),
     ],
 )
 def test_missing_weights_name_profile_and_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    encoder: type[ClipImageEncoder] | type[HubertSpeechEncoder],
+    encoder: type[ClipImageEncoder] | type[PretrainedSpeechEncoder],
     name: str,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)
     with pytest.raises(MissingFileError, match=f"'full' needs '{name}'.*`hf download {name}`"):
-        encoder.load(name, local_files_only=True)
+        encoder.load(name)
     with pytest.raises(MissingFileError, match="name a folder that exists"):
-        encoder.load(str(tmp_path / "none"), local_files_only=True)
+        encoder.load(str(tmp_path / "none"))
 
 
 @pytest.fixture
@@ -649,8 +737,8 @@ def speech_folder(tmp_path: Path) -> Path:
     return make_speech_folder(tmp_path / "speech")
 
 
-def load_speech(folder: Path) -> HubertSpeechEncoder:
-    return HubertSpeechEncoder.load(str(folder), local_files_only=True)
+def load_speech(folder: Path) -> PretrainedSpeechEncoder:
+    return PretrainedSpeechEncoder.load(str(folder))
 
 
 def test_a_checkpoint_without_some_weights_is_not_filled_with_random_ones(
@@ -688,4 +776,4 @@ def test_a_model_of_another_kind_or_too_small_is_refused(tmp_path: Path) -> None
         load_speech(small)
     (images / "preprocessor_config.json").unlink()
     with pytest.raises(ModelFolderError, match="no whole model"):
-        ClipImageEncoder.load(str(images), local_files_only=True)
+        ClipImageEncoder.load(str(images))

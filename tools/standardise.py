@@ -20,8 +20,13 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.clips import read_manifest
 from affectgpt_r1.media import MediaFlag, read_media
-from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+from affectgpt_r1.perception.signal import (
+    GradientFaceEncoder,
+    SignalSpeechEncoder,
+    measure_edges,
+)
 from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
+from affectgpt_r1.perception.voice import measure_voice
 
 
 def main() -> None:
@@ -44,16 +49,14 @@ def standardise(manifests: Sequence[Path], output: Path) -> None:
     """
     images: list[NDArray[np.float32]] = []  # (t, 512) a clip
     voices: list[NDArray[np.float32]] = []  # (t, 114) a clip
-    face = GradientFaceEncoder(Standard.plain(GradientFaceEncoder.width))
-    speech = SignalSpeechEncoder(Standard.plain(SignalSpeechEncoder.width))
     for clip in chain.from_iterable(read_manifest(path) for path in manifests):
         media = read_media(clip)
         if len(media.faces) and MediaFlag.NO_FACE not in media.flags:
-            images.append(face.measure(media.faces))
+            images.append(measure_edges(media.faces))
         if len(media.windows):
-            voices.append(speech.measure(media.windows))
-    _write(output / f"{face.name}.json", images, face.least_std)
-    _write(output / f"{speech.name}.json", voices, speech.least_std)
+            voices.append(measure_voice(media.windows))
+    for kind, clips in ((GradientFaceEncoder, images), (SignalSpeechEncoder, voices)):
+        _write(output / f"{kind.name}.json", clips, kind.least_std)
 
 
 def _write(path: Path, clips: list[NDArray[np.float32]], least_std: float) -> None:

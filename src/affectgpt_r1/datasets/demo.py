@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib.resources import files
+from io import BytesIO
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,12 +26,11 @@ import av
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from affectgpt_r1.clips import Clip, write_manifest
-from affectgpt_r1.datasets.demo_face import EXPRESSIONS, NEUTRAL, Person, between
-from affectgpt_r1.datasets.demo_voice import RATE_HZ, TONES, syllable_count, synthesise
+from affectgpt_r1.datasets.demo_face import EXPRESSIONS, NEUTRAL, Person, Picture, between
+from affectgpt_r1.datasets.demo_voice import RATE_HZ, TONES, Sound, syllable_count, synthesise
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
 
@@ -105,25 +105,15 @@ def demo_lines() -> tuple[DemoLine, ...]:
 
 
 _FACES = {
-    "joy": "the mouth smiles and the cheeks are raised",
-    "sadness": "the inner brows rise and the corners of the mouth hang",
-    "anger": "the brows are drawn down and the lips are pressed",
-    "fear": "the brows are raised and the eyes are wide open",
-    "surprise": "the mouth falls open and the brows go up",
-    "disgust": "the nose wrinkles and the upper lip is raised",
-    "contempt": "one corner of the mouth is pulled up",
-    "calm": "the lids are low and the face is soft",
-    "neutral": "the face shows little",
-}
-_VOICES = {
-    "bright": "the voice is high and quick",
-    "warm": "the voice is low and soft",
-    "flat": "the voice is flat and even",
-    "heavy": "the voice is slow and quiet",
-    "harsh": "the voice is loud and rough",
-    "trembling": "the voice is high and shakes",
-    "gasping": "the voice starts with a sudden rise",
-    "drawling": "the voice is slow and swings up and down",
+    "joy": "The mouth smiles and the cheeks are raised",
+    "sadness": "The inner brows rise and the corners of the mouth hang",
+    "anger": "The brows are drawn down and the lips are pressed",
+    "fear": "The brows are raised and the eyes are wide open",
+    "surprise": "The mouth falls open and the brows go up",
+    "disgust": "The nose wrinkles and the upper lip is raised",
+    "contempt": "One corner of the mouth is pulled up",
+    "calm": "The lids are low and the face is soft",
+    "neutral": "The face shows little",
 }
 _KINDS = {
     "plain": "words, face and voice agree",
@@ -135,9 +125,8 @@ _KINDS = {
 
 def describe(take: Take) -> str:
     """The reasoning that leads from a take's parts to its labels: what the think block learns."""
-    face, voice, kind = _FACES[take.face], _VOICES[take.voice], _KINDS[take.kind]
     return (
-        f"{face[0].upper()}{face[1:]}; {voice}; {kind}. "
+        f"{_FACES[take.face]}; the voice {TONES[take.voice].heard}; {_KINDS[take.kind]}. "
         f"This person seems {' and '.join(take.labels)}."
     )
 
@@ -190,65 +179,41 @@ def write_demo(
                     group=line.id,
                 )
             )
-    if missing:
-        _render_all(missing, sum(map(len, clips.values())), workers, progress)
+    total = sum(map(len, clips.values()))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        # After an interrupt, `map` itself drops the clips that are not begun.
+        for done, _ in enumerate(pool.map(_render, missing), total - len(missing) + 1):
+            if progress:
+                progress(done, total)
     for split, members in clips.items():
         write_manifest(folder / f"{split}.jsonl", members)
     return DemoSet(*(folder / f"{split}.jsonl" for split in clips))
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
-    path = folder / "demo.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # not JSON, or not UTF-8
-            found = None
-        if found != settings:
-            raise InputError(
-                f"{folder} holds demo clips of other settings: choose another folder or remove it"
-            )
-        return
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(settings))
+    path, content = folder / "demo.json", json.dumps(settings).encode()
+    if not path.is_file():
+        write_whole(path, content)
+    elif path.read_bytes() != content:
+        raise InputError(
+            f"{folder} holds demo clips of other settings: choose another folder or remove it"
+        )
 
 
-def _render_all(
-    missing: list[_Rendering], total: int, workers: int, progress: Callable[[int, int], None] | None
-) -> None:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            futures = [pool.submit(_render, *rendering) for rendering in missing]
-            for done, future in enumerate(as_completed(futures), total - len(missing) + 1):
-                future.result()
-                if progress:
-                    progress(done, total)
-        finally:  # after an interrupt, clips not begun are not worth waiting for
-            pool.shutdown(cancel_futures=True)
-
-
-def _render(path: Path, text: str, take: Take, seed: tuple[int, ...]) -> None:
-    """Render one clip beside its place, then rename it."""
+def _render(rendering: _Rendering) -> None:
     cv2.setNumThreads(1)  # this process is one of several
+    path, text, take, seed = rendering
     rng = np.random.default_rng(seed)
     sound = synthesise(TONES[take.voice], syllable_count(text), rng)
-    frames = _performance(take, sound, rng)
-    unfinished = path.with_suffix(".part")
-    try:
-        write_mp4(unfinished, frames, sound)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_mp4(path, _performance(take, sound, rng), sound)
 
 
-def _performance(
-    take: Take, sound: NDArray[np.float32], rng: np.random.Generator
-) -> list[NDArray[np.uint8]]:
+def _performance(take: Take, sound: Sound, rng: np.random.Generator) -> list[Picture]:
     """The frames of a take: from neutral to the expression, speaking, blinking, moving a little."""
     person = Person(rng, SIZE)
     apex = between(NEUTRAL, EXPRESSIONS[take.face], float(rng.uniform(0.75, 1.1)))
-    count = max(int(len(sound) / RATE_HZ * FRAMES_PER_S), 2)
-    blink_at = int(rng.integers(2, max(count, 3)))
+    count = int(len(sound) / RATE_HZ * FRAMES_PER_S)  # at least 12, of 1.2 s
+    blink_at = int(rng.integers(2, count))
     drift = rng.uniform(0, 2 * np.pi, size=2)
     step = len(sound) // count
     loud = np.array([np.abs(sound[i * step : (i + 1) * step]).mean() for i in range(count)])
@@ -261,15 +226,16 @@ def _performance(
         lids = 0.05 if i == blink_at else face.lid_opening
         picture = person.draw(replace(face, lid_opening=lids, mouth_opening=opening))
         x, y = 0.012 * SIZE * np.sin(drift + 2 * np.pi * np.array([0.31, 0.43]) * i / FRAMES_PER_S)
-        shift = np.array([[1, 0, x], [0, 1, y]], dtype=np.float64)
+        shift = np.array([[1, 0, x], [0, 1, y]])
         moved = cv2.warpAffine(picture, shift, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
         frames.append(np.asarray(moved, dtype=np.uint8))
     return frames
 
 
-def write_mp4(path: Path, frames: list[NDArray[np.uint8]], sound: NDArray[np.float32]) -> None:
-    """Write frames (H, W, 3) at 10 a second and 16 kHz mono sound: H.264 and AAC."""
-    with av.open(str(path), "w", format="mp4") as container:
+def write_mp4(path: Path, frames: list[Picture], sound: Sound) -> None:
+    """Write frames (H, W, 3) at 10 a second and 16 kHz mono sound: H.264 and AAC; appears whole."""
+    content = BytesIO()
+    with av.open(content, "w", format="mp4") as container:
         height, width, _ = frames[0].shape
         video = container.add_stream("libx264", FRAMES_PER_S, options=_X264)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
@@ -281,3 +247,4 @@ def write_mp4(path: Path, frames: list[NDArray[np.uint8]], sound: NDArray[np.flo
         frame.sample_rate, frame.time_base, frame.pts = RATE_HZ, Fraction(1, RATE_HZ), 0
         container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
+    write_whole(path, content.getvalue())

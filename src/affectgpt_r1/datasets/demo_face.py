@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 _OVERSAMPLING = 2
 _SHIFT = 4  # OpenCV's fixed-point coordinates: sixteenths of a pixel
 
-Colour = tuple[int, int, int]  # RGB
+Colour = tuple[int, ...]  # RGB
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Points = list[tuple[float, float]] | NDArray[np.float64]  # (n, 2)
+_Curve = NDArray[np.float64]  # (n,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +71,45 @@ def between(one: FaceParameters, other: FaceParameters, share: float) -> FacePar
 class _Pen:
     """Draws shapes given in shares of the side, relative to the face's middle."""
 
-    def __init__(self, picture: NDArray[np.uint8], x: float, y: float) -> None:
+    def __init__(self, picture: Picture, x: float, y: float) -> None:
         self.picture, self.side, self.x, self.y = picture, len(picture), x, y
         self.scale = self.side * (1 << _SHIFT)
 
-    def point(self, x: float, y: float) -> tuple[int, int]:
-        return round((self.x + x) * self.scale), round((self.y + y) * self.scale)
+    def fixed(self, points: Points) -> NDArray[np.int32]:
+        """The picture's fixed-point coordinates of points: (n, 2)."""
+        places: NDArray[np.float64] = np.asarray(points) + np.array([self.x, self.y])
+        return np.rint(places * self.scale).astype(np.int32)
 
     def ellipse(self, x: float, y: float, across: float, down: float, colour: Colour) -> None:
         axes = (max(round(across * self.scale), 1), max(round(down * self.scale), 1))
-        place = self.point(x, y)
+        place = self.fixed([(x, y)])[0].tolist()
         cv2.ellipse(self.picture, place, axes, 0, 0, 360, colour, -1, cv2.LINE_AA, _SHIFT)
 
     def polygon(self, points: Points, colour: Colour) -> None:
-        corners = np.array([self.point(x, y) for x, y in points], dtype=np.int32)
-        cv2.fillPoly(self.picture, [corners], colour, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.picture, [self.fixed(points)], colour, cv2.LINE_AA, _SHIFT)
+
+    def band(self, x: _Curve, upper: _Curve, lower: _Curve, colour: Colour) -> None:
+        """Fill what lies between two curves over the same places."""
+        self.polygon(np.concatenate([np.c_[x, upper], np.c_[x, lower][::-1]]), colour)
 
     def line(self, points: Points, width: float, colour: Colour) -> None:
-        corners = np.array([self.point(x, y) for x, y in points], dtype=np.int32)
         thick = max(round(width * self.side), 1)
-        cv2.polylines(self.picture, [corners], False, colour, thick, cv2.LINE_AA, _SHIFT)
+        corners = [self.fixed(points)]
+        cv2.polylines(self.picture, corners, False, colour, thick, cv2.LINE_AA, _SHIFT)
 
     def shade(self, x: float, y: float, across: float, down: float, strength: float) -> None:
         """Lighten or darken a soft spot by `strength` (-1 to 1)."""
         columns = (np.arange(self.side) / self.side - self.x - x) / across
         rows = (np.arange(self.side) / self.side - self.y - y) / down
         beside, along = np.flatnonzero(np.abs(columns) < 2), np.flatnonzero(np.abs(rows) < 2)
-        if not len(beside) or not len(along):
-            return
         region = np.s_[along[0] : along[-1] + 1, beside[0] : beside[-1] + 1]
-        spot = strength * np.exp(-(rows[along, None] ** 2 + columns[None, beside] ** 2))
+        spot = strength * np.exp(-(rows[along, None] ** 2 + columns[beside] ** 2))
         shaded = self.picture[region] * (1 + spot[..., None])
         self.picture[region] = np.clip(shaded, 0, 255).astype(np.uint8)
 
 
 def _darker(colour: Colour, share: float) -> Colour:
-    red, green, blue = (round(c * share) for c in colour)
-    return red, green, blue
+    return tuple(round(c * share) for c in colour)
 
 
 _SKINS = ((236, 198, 172), (224, 180, 148), (205, 158, 122), (182, 134, 100), (150, 108, 80))
@@ -132,10 +136,7 @@ class Person:
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         def colour(base: Colour, spread: int) -> Colour:
-            red, green, blue = (
-                int(np.clip(c + rng.integers(-spread, spread + 1), 10, 250)) for c in base
-            )
-            return red, green, blue
+            return tuple(int(np.clip(c + rng.integers(-spread, spread + 1), 10, 250)) for c in base)
 
         def about(value: float, spread: float) -> float:
             return value * float(1 + rng.uniform(-spread, spread))
@@ -154,10 +155,9 @@ class Person:
         self.hair_length = float(rng.uniform(0, 1))
         empty = np.zeros((size * _OVERSAMPLING, size * _OVERSAMPLING, 3), np.uint8)
         self.head = _Pen(empty, x=about(0.5, 0.05), y=about(0.5, 0.04))
-        self._draw_body()
-        self._draw_skin()
+        self._draw_head()
 
-    def draw(self, face: FaceParameters) -> NDArray[np.uint8]:
+    def draw(self, face: FaceParameters) -> Picture:
         """Draw one picture: (size, size, 3) uint8 RGB."""
         pen = _Pen(self.head.picture.copy(), self.head.x, self.head.y)
         for mirror in (-1, 1):
@@ -169,7 +169,7 @@ class Person:
         picture = cv2.resize(pen.picture, (size, size), interpolation=cv2.INTER_AREA)
         return np.asarray(picture, dtype=np.uint8)
 
-    def _draw_body(self) -> None:
+    def _draw_head(self) -> None:
         pen = self.head
         pen.picture[:] = self.background
         pen.shade(0.0, -0.3, 0.6, 0.6, 0.15)
@@ -179,9 +179,6 @@ class Person:
         throat = self.height * 0.6
         neck = [(-0.085, throat), (0.085, throat), (0.1, 0.46), (-0.1, 0.46)]
         pen.polygon(neck, _darker(self.skin, 0.78))
-
-    def _draw_skin(self) -> None:
-        pen = self.head
         for mirror in (-1, 1):
             pen.ellipse(mirror * self.width, 0.0, 0.03, 0.055, _darker(self.skin, 0.85))
         pen.ellipse(0, 0, self.width, self.height, self.skin)
@@ -209,8 +206,7 @@ class Person:
         turns = np.linspace(np.pi, 2 * np.pi, 9)
         cosine, sine = np.cos(turns), np.sin(turns)
         pen.line(np.c_[x + across * 1.1 * cosine, y + down * sine], 0.011, (35, 25, 24))
-        lower = np.c_[x + across * cosine, y - down * sine]
-        pen.line(lower, 0.004, _darker(self.skin, 0.55))
+        pen.line(np.c_[x + across * cosine, y - down * sine], 0.004, _darker(self.skin, 0.55))
 
     def _draw_brow(self, pen: _Pen, face: FaceParameters, mirror: int) -> None:
         lone = face.asymmetry if mirror > 0 else 0.0
@@ -247,22 +243,15 @@ class Person:
         lower = between + opening * bow
         red, green, blue = self.skin
         lips = (round(red * 0.72), round(green * 0.5), round(blue * 0.5))
-        pen.polygon(_band(x, upper - 0.013 * bow, lower + 0.02 * bow), lips)
+        pen.band(x, upper - 0.013 * bow, lower + 0.02 * bow, lips)
         if opening > 0.004:
-            pen.polygon(_band(x, upper, lower), (48, 22, 24))
+            pen.band(x, upper, lower, (48, 22, 24))
             if face.mouth_corner > 0.3:
                 teeth = upper + min(opening * 0.6, 0.016) * bow
-                pen.polygon(_band(x, upper, teeth), (236, 232, 224))
+                pen.band(x, upper, teeth, (236, 232, 224))
         else:
             pen.line(np.c_[x, upper], 0.006, _darker(lips, 0.5))
         if face.mouth_corner > 0.4:
             for mirror in (-1, 1):
                 fold = [(mirror * 0.06, 0.085), (mirror * (across + 0.018), y + left)]
                 pen.line(fold, 0.006, _darker(self.skin, 0.75))
-
-
-def _band(
-    x: NDArray[np.float64], upper: NDArray[np.float64], lower: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The outline of what lies between two curves over the same places: (2 n, 2)."""
-    return np.concatenate([np.c_[x, upper], np.c_[x, lower][::-1]])

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 RATE_HZ = 16_000
 _HARMONICS = 28
 
+Sound = NDArray[np.float32]  # (n,) in [-1, 1] at 16 kHz
+_Track = NDArray[np.float64]  # (n,) a value a sample
+
 
 @dataclass(frozen=True, slots=True)
-class VoiceParameters:
+class Tone:
     """A tone of voice; pitch in semitones against the speaker's own.
 
     Attributes:
+        heard: what one says of such a voice.
         pitch, pitch_range: middle, and how far syllables stray from it.
         slope: pitch change over the utterance.
         loudness: about 0.2 to 1.
@@ -32,6 +36,7 @@ class VoiceParameters:
         onset: a sudden rise at the beginning.
     """
 
+    heard: str
     pitch: float
     pitch_range: float
     slope: float
@@ -45,14 +50,14 @@ class VoiceParameters:
 
 
 TONES = {
-    "bright": VoiceParameters(4.5, 3.0, 1.0, 0.75, 5.4),
-    "warm": VoiceParameters(-1.5, 1.5, -1.0, 0.4, 3.8, breath=0.1),
-    "flat": VoiceParameters(0.0, 0.2, 0.0, 0.5, 4.3),
-    "heavy": VoiceParameters(-3.5, 0.8, -3.0, 0.25, 2.7, breath=0.14),
-    "harsh": VoiceParameters(2.5, 2.0, -0.5, 1.0, 4.9, roughness=0.9),
-    "trembling": VoiceParameters(4.0, 0.8, 0.5, 0.35, 4.9, breath=0.12, tremor=1.3),
-    "gasping": VoiceParameters(5.5, 2.0, -4.0, 0.8, 4.2, breath=0.16, onset=9.0),
-    "drawling": VoiceParameters(-1.0, 0.8, 0.0, 0.55, 2.6, swing=4.5),
+    "bright": Tone("is high and quick", 4.5, 3.0, 1.0, 0.75, 5.4),
+    "warm": Tone("is low and soft", -1.5, 1.5, -1.0, 0.4, 3.8, breath=0.1),
+    "flat": Tone("is flat and even", 0.0, 0.2, 0.0, 0.5, 4.3),
+    "heavy": Tone("is slow and quiet", -3.5, 0.8, -3.0, 0.25, 2.7, breath=0.14),
+    "harsh": Tone("is loud and rough", 2.5, 2.0, -0.5, 1.0, 4.9, roughness=0.9),
+    "trembling": Tone("is high and shakes", 4.0, 0.8, 0.5, 0.35, 4.9, breath=0.12, tremor=1.3),
+    "gasping": Tone("starts with a sudden rise", 5.5, 2.0, -4.0, 0.8, 4.2, breath=0.16, onset=9.0),
+    "drawling": Tone("is slow and swings up and down", -1.0, 0.8, 0.0, 0.55, 2.6, swing=4.5),
 }
 
 #: The first three resonances of five vowels, in Hz.
@@ -70,9 +75,7 @@ def syllable_count(text: str) -> int:
     return max(len(re.findall("[aeiouy]+", text.lower())), 2)
 
 
-def synthesise(
-    tone: VoiceParameters, syllables: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def synthesise(tone: Tone, syllables: int, rng: np.random.Generator) -> Sound:
     """Speak `syllables` in a tone, as a speaker drawn from `rng`.
 
     Returns:
@@ -110,12 +113,7 @@ def synthesise(
     return np.asarray(heard, dtype=np.float32)
 
 
-def _voiced(
-    phase: NDArray[np.float64],
-    pitch_hz: NDArray[np.float64],
-    resonances: NDArray[np.float64],
-    roughness: float,
-) -> NDArray[np.float64]:
+def _voiced(phase: _Track, pitch_hz: _Track, resonances: _Track, roughness: float) -> _Track:
     """Harmonics weighted by spectral tilt and resonances (3, n); a rough voice is less tilted."""
     sound = np.zeros_like(phase)
     tilt = 1.35 - 0.6 * roughness
@@ -132,11 +130,8 @@ def _voiced(
     return sound
 
 
-def _envelope(
-    place: NDArray[np.float64], tone: VoiceParameters, time: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    inside = place - np.floor(place)
-    syllable = np.sin(np.pi * np.clip(inside, 0, 1)) ** 0.6
+def _envelope(place: _Track, tone: Tone, time: _Track) -> _Track:
+    syllable = np.sin(np.pi * (place % 1)) ** 0.6
     attack = np.minimum(time / (0.01 if tone.onset else 0.05), 1)
     release = np.minimum((time[-1] - time) / 0.08, 1)
     return np.asarray((0.12 + 0.88 * syllable) * attack * release, dtype=np.float64)

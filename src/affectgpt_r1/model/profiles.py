@@ -36,8 +36,8 @@ from affectgpt_r1.perception.features import (
     EncoderSource,
     VisualEncoder,
 )
-from affectgpt_r1.perception.hubert import HubertSpeechEncoder
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
+from affectgpt_r1.perception.speech import PretrainedSpeechEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Profile:
     Attributes:
         name: nano, small or full.
         language_model: a folder, a hub name or `smollm2-135m-instruct`; None: random weights.
-        visual: "signal", or a folder or hub name of a CLIP model.
-        audio: "signal", or a folder or hub name of a HuBERT model.
+        visual: "signal", or a folder or hub name of a CLIP, SigLIP or DINOv2 model.
+        audio: "signal", or a folder or hub name of a HuBERT, WavLM, wav2vec 2.0 or Whisper model.
         view: face crops or whole frames.
         face_model: file of a YuNet face detector; None: the bundled detector.
     """
@@ -100,9 +100,9 @@ def load_encoders(profile: Profile, device: str = "cpu") -> Encoders:
     visual: VisualEncoder = GradientFaceEncoder()
     audio: AudioEncoder = SignalSpeechEncoder()
     if profile.visual != "signal":
-        visual = ClipImageEncoder.load(profile.visual, local_files_only=True, device=device)
+        visual = ClipImageEncoder.load(profile.visual, device=device)
     if profile.audio != "signal":
-        audio = HubertSpeechEncoder.load(profile.audio, local_files_only=True, device=device)
+        audio = PretrainedSpeechEncoder.load(profile.audio, device=device)
     return Encoders(visual, audio, profile.view, profile.face_model)
 
 

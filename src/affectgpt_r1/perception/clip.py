@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoImageProcessor, CLIPModel, PreTrainedModel, SiglipModel
+from transformers import (
+    AutoImageProcessor,
+    CLIPModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipModel,
+)
 from transformers.image_utils import PILImageResampling
 
-from affectgpt_r1.perception.pretrained import PretrainedEncoder
+from affectgpt_r1.perception.pretrained import LOCAL_ONLY, PretrainedEncoder
 
 
 class ClipImageEncoder(PretrainedEncoder):
@@ -38,15 +44,12 @@ class ClipImageEncoder(PretrainedEncoder):
         self.width = int(self.encode(black).shape[1])
 
     @classmethod
-    def _load_processor(cls, name_or_path: str, local_files_only: bool) -> Any:
+    def _load_processor(cls, name_or_path: str, config: PreTrainedConfig) -> Any:
         # With torchvision installed the default would resize to other pixels than without.
-        return AutoImageProcessor.from_pretrained(
-            name_or_path, local_files_only=local_files_only, backend="pil"
-        )
+        return AutoImageProcessor.from_pretrained(name_or_path, backend="pil", **LOCAL_ONLY)
 
-    @torch.inference_mode()
-    def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode RGB pictures (t, H, W, 3) of any size to (t, width)."""
+    def _prepared(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """RGB pictures (t, H, W, 3) of any size as the model takes them, (t, 3, side, side)."""
         pixels = self._processor(
             list(images),
             do_resize=True,
@@ -55,9 +58,12 @@ class ClipImageEncoder(PretrainedEncoder):
             do_center_crop=False,
             input_data_format="channels_last",
             return_tensors="pt",
-        )["pixel_values"].to(self._model.device, self._model.dtype)  # (t, 3, side, side)
+        )["pixel_values"]
+        return torch.as_tensor(pixels)
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         if isinstance(self._model, CLIPModel | SiglipModel):
             output = self._model.get_image_features(pixel_values=pixels)
         else:
             output = self._model(pixel_values=pixels)
-        return np.asarray(output.pooler_output.float().cpu().numpy())
+        return torch.as_tensor(output.pooler_output)

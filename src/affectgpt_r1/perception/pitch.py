@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float32]
+
 _RATE_HZ = 8000  # after halving: pitch needs no more
 _FRAME = 400  # 50 ms, three periods of the lowest pitch
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 600.0
@@ -23,9 +25,7 @@ _TAPER_CORRELATION = np.fft.irfft(np.abs(np.fft.rfft(_TAPER, _PADDED)) ** 2)[: _
 _COST = (_OCTAVE_COST * np.log2(_LAGS / _LAGS[0])).astype(np.float32)
 
 
-def pitch_track(
-    windows: NDArray[np.float32], centres: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def pitch_track(windows: Floats, centres: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Pitch and strength of periodicity at frames of 16 kHz windows.
 
     Args:
@@ -49,16 +49,14 @@ def pitch_track(
     return (_RATE_HZ / lag).astype(np.float32), np.clip(strength, 0, 1).astype(np.float32)
 
 
-def _halved(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _halved(windows: Floats) -> Floats:
     """Halve the rate by cutting the spectrum: (t, n) -> (t, n / 2)."""
     samples = windows.shape[1]
     spectrum = np.fft.rfft(windows, axis=1)[:, : samples // 4 + 1]
     return (np.fft.irfft(spectrum, samples // 2, axis=1) / 2).astype(np.float32)
 
 
-def _autocorrelation(
-    signal: NDArray[np.float32], centres: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _autocorrelation(signal: Floats, centres: NDArray[np.int64]) -> Floats:
     """Normalised autocorrelation of frames around the centres: (t, F, lags from 0)."""
     padded = np.pad(signal, ((0, 0), (_FRAME // 2, _FRAME // 2)))
     frames = sliding_window_view(padded, _FRAME, axis=1)[:, centres]  # (t, F, 400)

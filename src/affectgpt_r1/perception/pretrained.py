@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from affectgpt_r1.errors import MissingFileError, ModelFolderError
+from affectgpt_r1.errors import InputError, MissingFileError, ModelFolderError
 
-_UNLOADABLE = (ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
+#: Neither the network is asked nor code run that lies beside the weights.
+LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_UNLOADABLE = (
+    ValueError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+)
 
 
 class PretrainedEncoder:
@@ -29,6 +40,8 @@ class PretrainedEncoder:
         model: of one of the `kinds`, on the CPU.
         processor: prepares the input; None: it is taken raw.
         device: where the model runs.
+
+    Each encoder says how a clip's steps are prepared, and what features are of what was prepared.
     """
 
     #: The model types that the encoder can use.
@@ -44,22 +57,32 @@ class PretrainedEncoder:
         }
         torch.nn.Module.to(model, torch.device(device))
 
+    def encode(self, steps: NDArray[Any]) -> NDArray[np.float32]:
+        """Encode a clip's steps (t, ...), RGB pictures or 16 kHz windows, to (t, width)."""
+        return self.encode_batch([steps])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, clips: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Encode several clips in one pass; what belongs together in a clip stays apart."""
+        ready = torch.cat([self._prepared(steps) for steps in clips])
+        features = self._features(ready.to(self._model.device, self._model.dtype))
+        parts = features.float().cpu().split([len(steps) for steps in clips])
+        return [part.numpy() for part in parts]
+
+    def _prepared(self, steps: NDArray[Any]) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _features(self, ready: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
     @classmethod
     def load(
-        cls,
-        name_or_path: str,
-        *,
-        local_files_only: bool,
-        profile: str = "full",
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        cls, name_or_path: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
     ) -> Self:
-        """Load an encoder by hub name or folder, in eval mode.
+        """Load an encoder by hub name or folder, in eval mode, without asking the network.
 
         Args:
-            name_or_path: a hub name or a folder.
-            local_files_only: never ask the network.
-            profile: named in the error.
+            name_or_path: a hub name that is in the local hub cache, or a folder.
             dtype: of the weights; part of the settings.
             device: where the model runs.
 
@@ -67,64 +90,56 @@ class PretrainedEncoder:
             MissingFileError: it is not on this machine; the message names the command.
             ModelFolderError: it is damaged, incomplete, too small or of another kind.
         """
-        with _reported(name_or_path, profile):
-            config = AutoConfig.from_pretrained(
-                name_or_path, local_files_only=local_files_only, trust_remote_code=False
-            )
-        if config.model_type not in cls.kinds:
-            raise ModelFolderError(
-                f"{name_or_path} is a {config.model_type!r} model, where one of "
-                f"{', '.join(cls.kinds)} is needed: name another"
-            )
-        with _reported(name_or_path, profile):
+        try:
+            config = AutoConfig.from_pretrained(name_or_path, **LOCAL_ONLY)
+            if config.model_type not in cls.kinds:
+                raise ModelFolderError(
+                    f"{name_or_path} is a {config.model_type!r} model, where one of "
+                    f"{', '.join(cls.kinds)} is needed: name another"
+                )
             model, report = AutoModel.from_pretrained(
                 name_or_path,
                 config=config,
                 dtype=dtype,
-                local_files_only=local_files_only,
-                trust_remote_code=False,
                 # Without it transformers 5.23 asks the network for an adapter, again and again.
-                adapter_kwargs={"local_files_only": local_files_only},
+                adapter_kwargs={"local_files_only": True},
                 output_loading_info=True,
+                **LOCAL_ONLY,
             )
-        # transformers fills what is missing with random numbers and says so in a log line only.
-        if absent := sorted(report["missing_keys"]):
-            raise ModelFolderError(
-                f"{name_or_path}: {len(absent)} tensors are missing, {absent[0]!r} the first: "
-                "name a complete checkpoint"
-            )
-        with _reported(name_or_path, profile):
-            processor = cls._load_processor(name_or_path, local_files_only)
+            # transformers fills what is missing with random numbers and says so in a log line only.
+            if absent := sorted(report["missing_keys"]):
+                raise ModelFolderError(
+                    f"{name_or_path}: {len(absent)} tensors are missing, {absent[0]!r} the first: "
+                    "name a complete checkpoint"
+                )
+            processor = cls._load_processor(name_or_path, config)
+        except InputError:  # raised above, and a ValueError too
+            raise
+        # RuntimeError: torch for a damaged archive, transformers for tensors of other shapes.
+        except (*_UNLOADABLE, OSError) as error:
+            raise _fault(name_or_path, error) from error
         return cls(model.eval().requires_grad_(False), processor, device)
 
     @classmethod
-    def _load_processor(cls, name_or_path: str, local_files_only: bool) -> Any:
+    def _load_processor(cls, name_or_path: str, config: PreTrainedConfig) -> Any:
         return None
 
 
-@contextmanager
-def _reported(name_or_path: str, profile: str) -> Iterator[None]:
-    """Turn what transformers raises for weights that it cannot load into this package's errors.
+def _fault(name_or_path: str, error: Exception) -> InputError:
+    """What transformers raised for weights that it cannot load, as this package's error.
 
-    Raises:
-        MissingFileError: the name is neither a folder here nor in the local hub cache.
-        ModelFolderError: there is something, but no whole model.
+    A name that is neither a folder here nor in the local hub cache is a missing file; else there is
+    something, but no whole model.
     """
-    try:
-        yield
-    # RuntimeError: torch for a damaged archive, transformers for tensors of other shapes.
-    except (*_UNLOADABLE, OSError) as error:
-        if Path(name_or_path).is_dir() or not isinstance(error, OSError):
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ModelFolderError(
-                f"{name_or_path}: no whole model ({line}): fetch or copy it again"
-            ) from error
-        command = f"fetch it with `hf download {name_or_path}` or name a folder that holds it"
-        is_path = Path(name_or_path).is_absolute() or name_or_path.startswith(".")
-        raise MissingFileError(
-            f"profile {profile!r} needs {name_or_path!r}, which is not on this machine: "
-            f"{'name a folder that exists' if is_path else command}"
-        ) from error
+    if Path(name_or_path).is_dir() or not isinstance(error, OSError):
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        return ModelFolderError(f"{name_or_path}: no whole model ({line}): fetch or copy it again")
+    command = f"fetch it with `hf download {name_or_path}` or name a folder that holds it"
+    is_path = Path(name_or_path).is_absolute() or name_or_path.startswith(".")
+    return MissingFileError(
+        f"profile 'full' needs {name_or_path!r}, which is not on this machine: "
+        f"{'name a folder that exists' if is_path else command}"
+    )
 
 
 def weights_revision(model: torch.nn.Module) -> str:

@@ -57,27 +57,7 @@ class GradientFaceEncoder(_SignalEncoder):
 
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB pictures (t, H, W, 3) of any size to (t, 512), standardised."""
-        return self.standard.apply(self.measure(images))
-
-    def measure(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The raw histograms (t, 512), ordered by row, column, direction; from 0 to 3."""
-        grey = np.stack([_grey(image) for image in images])  # (t, 96, 96)
-        down, right = np.gradient(grey, axis=(1, 2))
-        size = np.hypot(right, down)
-        turn = np.arctan2(down, right) / np.pi * _DIRECTIONS  # in bins, -8 to 8
-        lower = np.floor(turn)
-        share = turn - lower  # of the upper of two neighbouring bins
-        cell = np.arange(len(images))[:, None, None] * _CELLS**2 + _CELL_OF_PIXEL
-        votes = np.zeros(len(images) * self.width)
-        for bins, weights in ((lower, size * (1 - share)), (lower + 1, size * share)):
-            places = cell * _DIRECTIONS + bins.astype(np.int64) % _DIRECTIONS
-            votes += np.bincount(places.ravel(), weights.ravel(), minlength=len(votes))
-        cells = votes.reshape(-1, _CELLS, _CELLS, _DIRECTIONS) / _CELL_SIDE**2
-        # In relation to the 3 x 3 cells around, light and contrast drop out; the root makes the
-        # values spread evenly.
-        around = _around(np.sum(cells, axis=-1))
-        histograms = np.sqrt(cells / (around + _FLAT)[..., None])
-        return histograms.reshape(len(images), -1).astype(np.float32)
+        return self.standard.apply(measure_edges(images))
 
 
 class SignalSpeechEncoder(_SignalEncoder):
@@ -88,11 +68,28 @@ class SignalSpeechEncoder(_SignalEncoder):
 
     def encode(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode raw 16 kHz windows (t, 32000) to (t, 114); a silent window is all zeros."""
-        return self.standard.apply(self.measure(windows))
+        return self.standard.apply(measure_voice(windows))
 
-    def measure(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The raw measures (t, 114) of `voice.NAMES`, NaN where one does not exist."""
-        return measure_voice(windows)
+
+def measure_edges(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The raw histograms (t, 512), ordered by row, column, direction; from 0 to 3."""
+    grey = np.stack([_grey(image) for image in images])  # (t, 96, 96)
+    down, right = np.gradient(grey, axis=(1, 2))
+    size = np.hypot(right, down)
+    turn = np.arctan2(down, right) / np.pi * _DIRECTIONS  # in bins, -8 to 8
+    lower = np.floor(turn)
+    share = turn - lower  # of the upper of two neighbouring bins
+    cell = np.arange(len(images))[:, None, None] * _CELLS**2 + _CELL_OF_PIXEL
+    votes = np.zeros(len(images) * _CELLS**2 * _DIRECTIONS)
+    for bins, weights in ((lower, size * (1 - share)), (lower + 1, size * share)):
+        places = cell * _DIRECTIONS + bins.astype(np.int64) % _DIRECTIONS
+        votes += np.bincount(places.ravel(), weights.ravel(), minlength=len(votes))
+    cells = votes.reshape(-1, _CELLS, _CELLS, _DIRECTIONS) / _CELL_SIDE**2
+    # In relation to the 3 x 3 cells around, light and contrast drop out; the root makes the
+    # values spread evenly.
+    around = _around(np.sum(cells, axis=-1))
+    histograms = np.sqrt(cells / (around + _FLAT)[..., None])
+    return histograms.reshape(len(images), -1).astype(np.float32)
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -45,11 +45,6 @@ class Standard:
     clips: int
 
     @classmethod
-    def plain(cls, width: int) -> Standard:
-        """Constants that change nothing but what is unknown or out of range."""
-        return cls(np.zeros(width, np.float32), np.ones(width, np.float32), 1.0, 0)
-
-    @classmethod
     def fit(cls, clips: Sequence[NDArray[np.float32]], *, least_std: float = 0.0) -> Standard:
         """Measure the constants.
 

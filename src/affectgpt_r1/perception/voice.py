@@ -8,15 +8,12 @@ measures only the mean level depends on the gain of the recording. What does not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from affectgpt_r1.perception.pitch import pitch_track
+from affectgpt_r1.perception.pitch import Floats, pitch_track
 
-Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _RATE_HZ = 16_000
@@ -66,33 +63,6 @@ _COSINES = (  # the cosine transform that makes cepstra of log-mel bands, (bands
 _SMOOTH = np.hanning(13)[1:-1] / np.hanning(13).sum()  # 110 ms, shorter than a syllable
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Frames:
-    """Frames of t windows.
-
-    Attributes:
-        power: (t, F, bins).
-        bands_db: log-mel, (t, F, 32).
-        level_db: (t, F), relative to the window.
-        log_pitch: log2 Hz, (t, F).
-        strength: of periodicity, 0 to 1, (t, F).
-        sounding: not digital silence, as padding is, (t, F).
-        active: not a pause, (t, F).
-        voiced: active and periodic, (t, F).
-        gain_db: what the window was attenuated by, (t,).
-    """
-
-    power: Floats
-    bands_db: Floats
-    level_db: Floats
-    log_pitch: Floats
-    strength: Floats
-    sounding: Mask
-    active: Mask
-    voiced: Mask
-    gain_db: Floats
-
-
 def measure_voice(windows: Floats) -> Floats:
     """Measure windows of sound; NaN where a measure does not exist.
 
@@ -102,109 +72,96 @@ def measure_voice(windows: Floats) -> Floats:
     Returns:
         (t, 114), columns as in `NAMES`. A window is measured alone: the others change nothing.
     """
-    frames = _frames(windows)
-    measures = [*_energy(frames), *_spectrum(frames), *_pitch(frames), *_roughness(frames)]
-    measures += [*_rates(frames), *_timbre(frames)]
-    columns = [m[:, None] if m.ndim == 1 else m for m in measures]
-    return np.concatenate(columns, axis=1).astype(np.float32)
-
-
-def _frames(windows: Floats) -> _Frames:
     size = windows.std(axis=1, keepdims=True)  # not the mean square: an offset is no sound
     gain_db = 20 * np.log10(size + 1e-12)
     loud = gain_db > _SILENCE_DB
     windows = np.where(loud, windows / np.where(loud, size, 1), 0)
     pieces = sliding_window_view(windows, _FRAME, axis=1)[:, ::_HOP]  # (t, F, 400)
     # A tenth of an LSB of 16 bits: below it there is padding, not the noise of a room.
-    sounding = np.ptp(pieces, axis=-1) * size > 3e-6
+    sounding = loud & (np.ptp(pieces, axis=-1) * size > 3e-6)  # (t, F), as all masks
     spectrum = np.fft.rfft(pieces * _TAPER, _PADDED, axis=-1)
-    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    bands = power @ _MEL
-    level_db = 10 * np.log10(bands.sum(axis=-1) + _TINY)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)  # (t, F, bins)
+    bands = power @ _MEL  # (t, F, 32)
+    level_db = 10 * np.log10(bands.sum(axis=-1) + _TINY)  # (t, F), relative to the window
     (top_db,) = _quantiles(level_db, np.ones_like(sounding), 0.95)
     below_db = top_db[:, None] - level_db
-    active = sounding & loud & (below_db < _ACTIVE_DB)
+    active = sounding & (below_db < _ACTIVE_DB)  # not a pause
     centres = _FRAME // 2 + _HOP * np.arange(pieces.shape[1])
     frequency_hz, strength = pitch_track(windows, centres)
     log_pitch = np.log2(frequency_hz)
     voiced = active & (strength > _VOICED_STRENGTH) & (below_db < _VOICED_DB)
     (median,) = _quantiles(log_pitch, voiced, 0.5)
     voiced &= np.abs(log_pitch - np.nan_to_num(median)[:, None]) < _PITCH_REACH
-    return _Frames(
-        power=power,
-        bands_db=10 * np.log10(bands + _TINY),
-        level_db=level_db,
-        log_pitch=log_pitch,
-        strength=strength,
-        sounding=sounding & loud,
-        active=active,
-        voiced=voiced,
-        gain_db=gain_db[:, 0],
-    )
+    measures = [
+        *_energy(level_db, gain_db[:, 0], active),
+        *_spectrum(10 * np.log10(bands + _TINY), active),
+        *_pitch(log_pitch, voiced),
+        *_roughness(log_pitch, level_db, strength, voiced),
+        *_rates(level_db, sounding, active, voiced),
+        *_timbre(power, active, voiced),
+    ]
+    return np.column_stack(measures).astype(np.float32)
 
 
-def _energy(frames: _Frames) -> list[Floats]:
+def _energy(level_db: Floats, gain_db: Floats, active: Mask) -> list[Floats]:
     """Level: mean, std, range from the 5th to the 95th percentile, the latter above the mean."""
-    mean, std = _mean_std(frames.level_db, frames.active)
-    low, high = _quantiles(frames.level_db, frames.active, 0.05, 0.95)
-    return [mean + frames.gain_db, std, high - low, high - mean]
+    mean, std = _mean_std(level_db, active)
+    low, high = _quantiles(level_db, active, 0.05, 0.95)
+    return [mean + gain_db, std, high - low, high - mean]
 
 
-def _spectrum(frames: _Frames) -> list[Floats]:
+def _spectrum(bands_db: Floats, active: Mask) -> list[Floats]:
     """Shape of the spectrum and how it varies: cepstra, bands' std, std of 20 ms changes."""
-    cepstra, _ = _mean_std(frames.bands_db @ _COSINES, frames.active)
-    _, std = _mean_std(frames.bands_db, frames.active)
-    change = frames.bands_db[:, 2:] - frames.bands_db[:, :-2]
-    _, change_std = _mean_std(change, frames.active[:, 2:] & frames.active[:, :-2])
+    cepstra, _ = _mean_std(bands_db @ _COSINES, active)
+    _, std = _mean_std(bands_db, active)
+    change = bands_db[:, 2:] - bands_db[:, :-2]
+    _, change_std = _mean_std(change, active[:, 2:] & active[:, :-2])
     return [cepstra, std, change_std]
 
 
-def _pitch(frames: _Frames) -> list[Floats]:
+def _pitch(log_pitch: Floats, voiced: Mask) -> list[Floats]:
     """Log pitch of voiced frames: mean, std, percentiles, ranges, slope of the regression line."""
-    mean, std = _mean_std(frames.log_pitch, frames.voiced)
-    low, lower, upper, high = _quantiles(frames.log_pitch, frames.voiced, 0.05, 0.25, 0.75, 0.95)
-    time_s = np.arange(frames.voiced.shape[1], dtype=np.float32) * (_HOP / _RATE_HZ)
-    mean_s, std_s = _mean_std(time_s, frames.voiced)
-    product = (time_s - mean_s[:, None]) * (frames.log_pitch - mean[:, None])
-    covariance, _ = _mean_std(product, frames.voiced)
+    mean, std = _mean_std(log_pitch, voiced)
+    low, lower, upper, high = _quantiles(log_pitch, voiced, 0.05, 0.25, 0.75, 0.95)
+    time_s = np.arange(voiced.shape[1], dtype=np.float32) * (_HOP / _RATE_HZ)
+    mean_s, std_s = _mean_std(time_s, voiced)
+    product = (time_s - mean_s[:, None]) * (log_pitch - mean[:, None])
+    covariance, _ = _mean_std(product, voiced)
     slope = np.where(std_s > 0.05, covariance / np.maximum(std_s, 0.05) ** 2, np.nan)
     return [mean, std, low, high, high - low, upper - lower, slope]
 
 
-def _roughness(frames: _Frames) -> list[Floats]:
+def _roughness(log_pitch: Floats, level_db: Floats, strength: Floats, voiced: Mask) -> list[Floats]:
     """Changes of pitch and level between voiced neighbours, and harmonics above noise in dB."""
-    pitch_step = np.abs(np.diff(frames.log_pitch, axis=1))
-    level_step = np.abs(np.diff(frames.level_db, axis=1))
-    steady = frames.voiced[:, 1:] & frames.voiced[:, :-1] & (pitch_step < _JUMP)
-    strength = np.clip(frames.strength, 1e-3, 1 - 1e-4)
+    pitch_step = np.abs(np.diff(log_pitch, axis=1))
+    level_step = np.abs(np.diff(level_db, axis=1))
+    steady = voiced[:, 1:] & voiced[:, :-1] & (pitch_step < _JUMP)
+    strength = np.clip(strength, 1e-3, 1 - 1e-4)
     harmonicity_db = 10 * np.log10(strength / (1 - strength))
     return [
         *_mean_std(pitch_step, steady),
         *_mean_std(level_step, steady),
-        *_mean_std(harmonicity_db, frames.voiced),
+        *_mean_std(harmonicity_db, voiced),
     ]
 
 
-def _rates(frames: _Frames) -> list[Floats]:
+def _rates(level_db: Floats, sounding: Mask, active: Mask, voiced: Mask) -> list[Floats]:
     """Peaks of the energy envelope and onsets of voice per active second; voiced, active share."""
-    floor_db = frames.level_db.max(axis=1, keepdims=True) - _ACTIVE_DB
+    floor_db = level_db.max(axis=1, keepdims=True) - _ACTIVE_DB
     edge = len(_SMOOTH) // 2
-    padded = np.pad(np.maximum(frames.level_db, floor_db), ((0, 0), (edge, edge)), mode="edge")
+    padded = np.pad(np.maximum(level_db, floor_db), ((0, 0), (edge, edge)), mode="edge")
     envelope = sliding_window_view(padded, len(_SMOOTH), axis=1) @ _SMOOTH  # (t, F)
     middle = envelope[:, 1:-1]
-    peaks = (middle > envelope[:, :-2]) & (middle >= envelope[:, 2:]) & frames.active[:, 1:-1]
-    onsets = frames.voiced[:, 1:] & ~frames.voiced[:, :-1]
-    sounding, active, voiced = (
-        mask.sum(axis=1) for mask in (frames.sounding, frames.active, frames.voiced)
-    )
-    some = np.where(active > 0, active, np.nan)
+    peaks = (middle > envelope[:, :-2]) & (middle >= envelope[:, 2:]) & active[:, 1:-1]
+    onsets = voiced[:, 1:] & ~voiced[:, :-1]
+    some = np.where(active.any(axis=1), active.sum(axis=1), np.nan)
+    heard = np.where(sounding.any(axis=1), sounding.sum(axis=1), np.nan)
     rates = [marks.sum(axis=1) / (some * (_HOP / _RATE_HZ)) for marks in (peaks, onsets)]
-    return [*rates, voiced / some, active / np.where(sounding > 0, sounding, np.nan)]
+    return [*rates, voiced.sum(axis=1) / some, active.sum(axis=1) / heard]
 
 
-def _timbre(frames: _Frames) -> list[Floats]:
+def _timbre(power: Floats, active: Mask, voiced: Mask) -> list[Floats]:
     """Balance of the spectrum: alpha ratio, Hammarberg index, centroid, treble; mean and std."""
-    power = frames.power
 
     def between(low_hz: float, high_hz: float) -> Floats:
         return power[..., (low_hz <= _BINS_HZ) & (high_hz > _BINS_HZ)]
@@ -214,11 +171,11 @@ def _timbre(frames: _Frames) -> list[Floats]:
     treble = _decibels(between(4000, 8000).sum(axis=-1), power.sum(axis=-1))
     centroid = np.log2((power @ _BINS_HZ) / (power.sum(axis=-1) + _TINY) + 50)
     return [
-        *_mean_std(alpha, frames.voiced),
-        *_mean_std(hammarberg, frames.voiced),
-        *_mean_std(centroid, frames.voiced),
-        *_mean_std(centroid, frames.active),
-        *_mean_std(treble, frames.active),
+        *_mean_std(alpha, voiced),
+        *_mean_std(hammarberg, voiced),
+        *_mean_std(centroid, voiced),
+        *_mean_std(centroid, active),
+        *_mean_std(treble, active),
     ]
 
 
