@@ -270,18 +270,19 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 def test_the_parts_of_an_update_sum_to_its_loss_and_equal_groups_add_nothing(
-    loss_type: str,
+    loss_type: str, tmp_path: Path
 ) -> None:
+    made = grpo_recipe(tmp_path)
+    rollout = made.rollout.model_copy(update={"max_completion_length": 8})
+    recipe = made.model_copy(update={"loss_type": loss_type, "rollout": rollout})
     generator = torch.Generator().manual_seed(0)
     per_token = torch.randn(3, 3, 5, generator=generator)
     lengths = torch.tensor([[5, 2, 3], [1, 4, 4], [2, 2, 5]])
     present = torch.arange(5) < lengths[..., None]
     per_token[1] = 0.0  # a group without variance
     tokens = float(lengths.sum())
-    whole = average(per_token, present, loss_type, 8, 9, tokens)
-    parts = [
-        average(per_token[i : i + 1], present[i : i + 1], loss_type, 8, 9, tokens) for i in (0, 2)
-    ]
+    whole = average(per_token, present, recipe, 9, tokens)
+    parts = [average(per_token[i : i + 1], present[i : i + 1], recipe, 9, tokens) for i in (0, 2)]
     assert torch.allclose(whole, parts[0] + parts[1])
 
 

@@ -60,12 +60,3 @@ class AffectGPTConfig(PreTrainedConfig):
     lora_dropout: float = 0.05
     bos_at_inference: bool = True
     tie_word_embeddings: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Turn a dictionary of the language model's settings into its configuration."""
-        if isinstance(self.text_config, dict):
-            settings = dict(self.text_config)
-            self.text_config = AutoConfig.for_model(settings.pop("model_type", "llama"), **settings)
-        elif self.text_config is None:
-            self.text_config = AutoConfig.for_model("llama")
-        super().__post_init__(**kwargs)

@@ -8,8 +8,9 @@ name elsewhere (nano) or was trained itself (rank 0) lies in the folder too. Not
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -20,12 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from affectgpt_r1.errors import ModelFolderError
@@ -37,13 +33,10 @@ from affectgpt_r1.model.weights import load_language_model, weights_digest
 #: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_FUSION, _ADAPTER, _LANGUAGE_MODEL = "fusion", "adapter", "language_model"
-#: Where a model folder holds each part's tensors.
-_FILES = {
-    _FUSION: "fusion.safetensors",
-    _ADAPTER: "adapter/adapter_model.safetensors",
-    _LANGUAGE_MODEL: "language_model/model.safetensors",
-}
+#: Where a model folder holds each part's tensors; beside them lies the part's configuration.
+_FUSION = "fusion.safetensors"
+_ADAPTER = "adapter/adapter_model.safetensors"
+_LANGUAGE_MODEL = "language_model/model.safetensors"
 
 
 class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -67,17 +60,14 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, config: AffectGPTConfig, language_model: PreTrainedModel | None = None
     ) -> None:
         super().__init__(config)
-        assert isinstance(config.text_config, PreTrainedConfig)
-        self.language_model: Any = (
-            language_model
-            if language_model is not None
-            else AutoModelForCausalLM.from_config(deepcopy(config.text_config))
-        )
+        text = config.text_config
+        assert isinstance(text, PreTrainedConfig)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(deepcopy(text))
+        self.language_model: Any = language_model
         share_prefixes(self.language_model)
         self.language_model.requires_grad_(config.lora_rank == 0)
-        self.fusion = Fusion(
-            config.visual_width, config.audio_width, config.text_config.hidden_size
-        )
+        self.fusion = Fusion(config.visual_width, config.audio_width, text.hidden_size)
         if config.lora_rank > 0:
             self.language_model.add_adapter(
                 LoraConfig(
@@ -101,10 +91,8 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             torch.manual_seed(seed)  # PEFT draws from the global generator
             model = cls(config, language_model)
         embeddings: Any = language_model.get_input_embeddings().weight
-        model.fusion.initialise(
-            float(embeddings.detach().float().norm(dim=-1).mean()),
-            torch.Generator().manual_seed(seed),
-        )
+        norms = embeddings.detach().float().norm(dim=-1)
+        model.fusion.initialise(float(norms.mean()), torch.Generator().manual_seed(seed))
         return model
 
     def get_input_embeddings(self) -> Any:
@@ -145,7 +133,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
-        use_cache: bool | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         run: Callable[[Self], Any] | None = None,
@@ -156,15 +143,15 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, L).
             attention_mask: (B, L), or a 4-dimensional mask that is passed on as it is.
-            modality, visual, audio: as in `embed`; absent once the prompt is in the cache.
+            modality, visual, audio: as in `embed`; not read once the prompt is in the cache.
             inputs_embeds: (B, L, H) instead of `input_ids`.
-            position_ids, past_key_values, use_cache: as in transformers.
+            position_ids, past_key_values: as in transformers.
             labels: (B, L), -100 where no loss falls. With labels, only their positions meet the
                 head and no logits are returned: the vocabulary is large and the prompt long.
             logits_to_keep: the last so many positions get logits; 0 means all.
             run: called with this model, and its result returned, instead of all the above: so
                 what scores and samples is a forward pass to whatever wraps the model.
-            **kwargs: passed on to the language model (`num_items_in_batch` is the loss's).
+            **kwargs: `num_items_in_batch` is the loss's; the others are the language model's.
 
         Returns:
             loss (mean over labelled tokens, or their sum / `num_items_in_batch`), logits, cache.
@@ -174,17 +161,17 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give input_ids or inputs_embeds")
-            if modality is not None and visual is not None and audio is not None:
-                inputs_embeds = self.embed(input_ids, modality, visual, audio)
-            else:
+            cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+            if cached or modality is None or visual is None or audio is None:
                 inputs_embeds = self.get_input_embeddings()(input_ids)
+            else:
+                inputs_embeds = self.embed(input_ids, modality, visual, audio)
         items = kwargs.pop("num_items_in_batch", None)
         output = self.language_model.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            use_cache=use_cache,
             **kwargs,
         )
         hidden: Tensor = output.last_hidden_state  # (B, L, H)
@@ -200,30 +187,14 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits=head(hidden[:, kept]), past_key_values=output.past_key_values
         )
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As in transformers; modality tokens go in with the prompt only."""
-        generation: Any = super()
-        inputs: dict[str, Any] = generation.prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, **kwargs
-        )
-        if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            for name in ("modality", "visual", "audio"):
-                inputs[name] = None
-        return inputs
-
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """The reference policy's language model: the adapter is switched off inside the block."""
-        layers = self._adapted()
-        for layer in layers:
-            layer.enable_adapters(False)
+        self.language_model.disable_adapters()
         try:
             yield
         finally:
-            for layer in layers:
-                layer.enable_adapters(True)
+            self.language_model.enable_adapters()
 
     @contextmanager
     def adapter_merged(self) -> Iterator[None]:
@@ -234,9 +205,13 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         an accelerator neither: the copies would take memory, and no gain was measured there.
         """
         exact = self.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        layers = self._adapted() if exact and self.device.type == "cpu" else []
+        if self.config.lora_rank == 0 or not exact or self.device.type != "cpu":
+            yield
+            return
+        modules = self.language_model.modules()
+        layers: list[Any] = [module for module in modules if isinstance(module, BaseTunerLayer)]
         frozen = [layer.base_layer.weight.data for layer in layers]
-        with self.adapter_off() if layers else nullcontext():
+        with self.adapter_off():
             try:
                 for layer, weight in zip(layers, frozen, strict=True):
                     layer.base_layer.weight.data = weight + layer.get_delta_weight("default")
@@ -245,16 +220,11 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 for layer, weight in zip(layers, frozen, strict=True):
                     layer.base_layer.weight.data = weight
 
-    def _adapted(self) -> list[Any]:
-        return [m for m in self.language_model.modules() if isinstance(m, BaseTunerLayer)]
-
     def trained_state(self) -> dict[str, Tensor]:
         """Every trained tensor by name: the fusion's and the adapter's."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: Any, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Write config, fusion and adapter (and an unnamed language model) as safetensors.
 
         The folder is made where needed; other arguments of transformers are not supported.
@@ -263,12 +233,12 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         if self.config.lora_rank > 0:
-            self.language_model.peft_config["default"].save_pretrained(folder / _ADAPTER)
+            self.language_model.peft_config["default"].save_pretrained((folder / _ADAPTER).parent)
         if _carries_language_model(self.config):
-            self.language_model.config.save_pretrained(folder / _LANGUAGE_MODEL)
-        for part, state in self._parts().items():
+            self.language_model.config.save_pretrained((folder / _LANGUAGE_MODEL).parent)
+        for file, state in self._parts().items():
             whole = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-            save_file(whole, folder / _FILES[part], metadata={"format": "pt"})
+            save_file(whole, folder / file, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -293,13 +263,14 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         config = read_config(folder)
         language_model: Any
         if _carries_language_model(config):
+            own = (folder / _LANGUAGE_MODEL).parent
             try:
                 language_model = AutoModelForCausalLM.from_pretrained(
-                    folder / _LANGUAGE_MODEL, dtype=dtype, local_files_only=True
+                    own, dtype=dtype, local_files_only=True
                 )
             except (OSError, ValueError, SafetensorError) as error:
                 raise ModelFolderError(
-                    f"{folder / _LANGUAGE_MODEL}: the language model is missing or damaged "
+                    f"{own}: the language model is missing or damaged "
                     f"({type(error).__name__}): copy the whole model folder again"
                 ) from None
         else:
@@ -325,12 +296,12 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ModelFolderError: a file is missing, damaged, or of other shapes.
         """
         try:
-            for part, own in self._parts().items():
-                if part == _LANGUAGE_MODEL and self.config.lora_rank > 0:
+            for file, own in self._parts().items():
+                if file == _LANGUAGE_MODEL and self.config.lora_rank > 0:
                     continue  # frozen: it came with the model
-                read = load_file(folder / _FILES[part])
+                read = load_file(folder / file)
                 if {n: t.shape for n, t in read.items()} != {n: t.shape for n, t in own.items()}:
-                    raise ValueError(f"{_FILES[part]} holds tensors of other names or shapes")
+                    raise ValueError(f"{file} holds tensors of other names or shapes")
                 for name, tensor in read.items():
                     own[name].copy_(tensor)
         except (OSError, SafetensorError, ValueError) as error:
@@ -340,17 +311,15 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ) from None
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors that a model folder holds, as named in its files; the model's own memory."""
-        parts: dict[str, dict[str, Tensor]] = {_FUSION: self.fusion.state_dict()}
-        if self.config.lora_rank > 0:
-            parts[_ADAPTER] = {}
-        if _carries_language_model(self.config):
-            parts[_LANGUAGE_MODEL] = {}
+        """The tensors that a model folder holds, by file and name; the model's own memory."""
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        parts[_FUSION] = self.fusion.state_dict()
+        carried = _carries_language_model(self.config)
         tied = self.language_model.config.tie_word_embeddings
         for name, tensor in self.language_model.state_dict().items():
             if ".lora_" in name:  # as PEFT names it
                 parts[_ADAPTER][f"base_model.model.{name.replace('.default', '')}"] = tensor
-            elif _LANGUAGE_MODEL in parts and not (tied and name == "lm_head.weight"):
+            elif carried and not (tied and name == "lm_head.weight"):
                 parts[_LANGUAGE_MODEL][name.replace(".base_layer", "")] = tensor
         return parts
 

@@ -164,7 +164,6 @@ def create_model(
     lora_rank: int = 16,
     lora_alpha: int = 32,
     lora_dropout: float = 0.05,
-    dtype: torch.dtype = torch.float32,
 ) -> tuple[AffectGPTForConditionalGeneration, AffectGPTProcessor]:
     """Make an untrained model of a profile, repeatably.
 
@@ -173,16 +172,13 @@ def create_model(
         encoders: give the features' widths.
         seed: of everything random.
         lora_rank, lora_alpha, lora_dropout: the adapter; rank 0: the language model is trained.
-        dtype: of all weights.
     """
     tokenizer: PreTrainedTokenizerBase
     if profile.language_model is None:
         tokenizer, digest = nano_tokenizer(), ""
         language_model = nano_language_model(len(tokenizer), seed)
     else:
-        language_model = load_language_model(
-            profile.language_model, profile=profile.name, dtype=dtype
-        )
+        language_model = load_language_model(profile.language_model, profile=profile.name)
         source, digest = language_model.name_or_path, weights_digest(language_model)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     identities = EncoderSource.of(encoders)
@@ -206,7 +202,6 @@ def create_model(
         lora_dropout=lora_dropout,
     )
     model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed)
-    torch.nn.Module.to(model, dtype)
     return model, AffectGPTProcessor(tokenizer)
 
 
@@ -217,14 +212,12 @@ def load_processor(folder: Path) -> AffectGPTProcessor:
         ModelFolderError: its tokenizer files are missing or damaged.
     """
     try:
-        processor = AffectGPTProcessor.from_pretrained(folder, local_files_only=True)
+        return AffectGPTProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(
             f"{folder}: the tokenizer cannot be read ({str(error).splitlines()[0]}): "
             "copy the whole model folder again"
         ) from None
-    assert isinstance(processor, AffectGPTProcessor)
-    return processor
 
 
 def nano_language_model(vocabulary: int, seed: int) -> PreTrainedModel:

@@ -11,8 +11,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from transformers import DynamicCache
 from affectgpt_r1.dialogue import STOP
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
-from affectgpt_r1.model.shared_prefix import Decoding
+from affectgpt_r1.model.shared_prefix import Decoding, log_probabilities
 
 #: Merging the adapter costs some ten tokens' gain (docs/benchmarks.md): not for short completions.
 _MERGE_FROM = 32
@@ -94,23 +92,18 @@ def sample(
     if any(len(row) != group for row in seeds):
         raise ValueError("every prompt needs as many seeds as the others")
     flat = [seed for row in seeds for seed in row]
-    drawn = model(
-        run=partial(_drawn, processor=processor, batch=batch, seeds=flat, settings=settings)
-    )
+
+    def run(inner: AffectGPTForConditionalGeneration) -> list[Sample]:
+        long = settings.max_new_tokens >= _MERGE_FROM
+        with inner.adapter_merged() if long else nullcontext():
+            return _continue(inner, processor, batch, flat, settings)
+
+    drawn = model(run=run)
     return [drawn[start : start + group] for start in range(0, len(drawn), group)]
-
-
-def _drawn(
-    model: AffectGPTForConditionalGeneration, *, settings: SamplingSettings, **given: Any
-) -> list[Sample]:
-    long = settings.max_new_tokens >= _MERGE_FROM
-    with model.adapter_merged() if long else nullcontext():
-        return _continue(model, settings=settings, **given)
 
 
 def _continue(
     model: AffectGPTForConditionalGeneration,
-    *,
     processor: AffectGPTProcessor,
     batch: Mapping[str, Tensor],
     seeds: Sequence[int],
@@ -128,11 +121,8 @@ def _continue(
     rows = list(range(len(seeds)))  # which completion each row of the batch is
     cache = DynamicCache()
     for step in range(settings.max_new_tokens):
-        uniform = torch.tensor(
-            [torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows],
-            dtype=torch.float64,
-        )
-        tokens, chosen = draw(logits, uniform.to(logits.device), settings)
+        draws = [torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows]
+        tokens, chosen = draw(logits, torch.stack(draws).to(logits.device), settings)
         for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
             ids[row].append(token)
             logprobs[row].append(logprob)
@@ -142,8 +132,7 @@ def _continue(
             break
         if len(going) < len(rows):
             index = torch.tensor(going, device=tokens.device)
-            if step:
-                cache.batch_select_indices(index)
+            cache.batch_select_indices(index)
             tokens, position = tokens[index], position[index]
             prefix = prefix.of(index)
             rows = [rows[place] for place in going]
@@ -165,10 +154,9 @@ def _prefill(
     """The prompts' last hidden states (B, H), last positions (B, 1), and what G rows share."""
     attention = batch["attention_mask"]  # (B, P)
     positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
     output = model.language_model.model(
-        inputs_embeds=model.embed(
-            batch["input_ids"], batch["modality"], batch["visual"], batch["audio"]
-        ),
+        inputs_embeds=prompts,
         attention_mask=attention,
         position_ids=positions,
         past_key_values=DynamicCache(),
@@ -177,8 +165,7 @@ def _prefill(
     hidden: Tensor = output.last_hidden_state[:, -1]
     bias = torch.zeros_like(attention, dtype=hidden.dtype).masked_fill(attention == 0, -torch.inf)
     prefix = Decoding(
-        keys=tuple(layer.keys for layer in output.past_key_values.layers),
-        values=tuple(layer.values for layer in output.past_key_values.layers),
+        prompts=output.past_key_values.layers,
         bias=bias[:, None, None].repeat_interleave(group, 0),
         slots=torch.arange(len(attention) * group, device=hidden.device),
         group=group,
@@ -198,11 +185,9 @@ def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[T
         tokens (R,) and their log-probabilities (R,) at the temperature, before any cut.
     """
     if settings.temperature == 0:
-        logprobs = logits.float().log_softmax(-1)
-        tokens = logits.argmax(-1)
+        tokens, logprobs = logits.argmax(-1), logits.float().log_softmax(-1)
         return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
-    full = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 is too coarse to draw from
-    logprobs = (logits.to(full) / settings.temperature).log_softmax(-1)  # (R, V)
+    logprobs = log_probabilities(logits, settings.temperature)  # (R, V)
     if settings.top_p >= 1 and not settings.top_k:
         tokens = _invert(logprobs.exp(), uniform)
     else:

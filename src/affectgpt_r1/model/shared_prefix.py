@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +27,12 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from affectgpt_r1.errors import InputError
 
+#: The ids of B groups of G completions.
+Completions: TypeAlias = Sequence[Sequence[Sequence[int]]]
+
 _HEAD_CHUNK = 256  # positions a time at the head: the vocabulary is large
 _BLOCK = 128  # completion tokens a time in attention
 _NAME = "shared_prefix"
-
-
-class SharedPrefix(Protocol):
-    """How one call's tokens attend to prompts that they share."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """One layer's attention: query (R, Hq, L, D), key, value (R, Hk, L, D) -> (R, L, Hq, D)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,14 +101,13 @@ class Decoding:
     """Rows that continue B cached prompts by one token each; keys hold a row's own past alone.
 
     Attributes:
-        keys, values: of each layer, (B, Hk, P, D), computed once for all rows of a prompt.
+        prompts: each layer's keys and values (B, Hk, P, D), once for all rows of a prompt.
         bias: (R, 1, 1, P), 0 at a prompt's tokens and -inf at padding.
         slots: (R,) each row's place among the B * G.
         group: G.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    prompts: Sequence[Any]
     bias: Tensor
     slots: Tensor
     group: int
@@ -123,12 +117,12 @@ class Decoding:
         rows, heads = key.shape[:2]
         packed = query.view(rows, heads, -1, query.shape[-1])  # (R, Hk, share, D)
         full = torch.promote_types(query.dtype, torch.float32)
-        to_prompt = self._over_prompt(packed, self.keys[layer].transpose(-1, -2)) * scale
+        to_prompt = self._over_prompt(packed, self.prompts[layer].keys.transpose(-1, -2)) * scale
         to_own = (packed @ key.transpose(-1, -2)) * scale  # (R, Hk, share, t)
         scores = torch.cat([to_prompt + self.bias, to_own], -1)
         weights = scores.to(full).softmax(-1).to(query.dtype)
         of_prompt, of_own = weights.split([to_prompt.shape[-1], to_own.shape[-1]], -1)
-        mixed = self._over_prompt(of_prompt, self.values[layer]) + of_own @ value
+        mixed = self._over_prompt(of_prompt, self.prompts[layer].values) + of_own @ value
         return mixed.reshape(rows, 1, query.shape[1], -1)
 
     def of(self, rows: Tensor) -> Decoding:
@@ -153,13 +147,12 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     eager: bool,
-    shared: SharedPrefix | None = None,
+    shared: Scoring | Decoding | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     with sdpa_kernel(SDPBackend.MATH) if eager else nullcontext():
         if shared is None:
-            output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-            return output, None
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return shared.attend(module.layer_idx, query, key, value, kwargs["scaling"]), None
 
 
@@ -193,24 +186,19 @@ def lay_out(attention_mask: Tensor, lengths: Tensor, share: int, dtype: torch.dt
         share: query heads a key head.
         dtype: of the bias.
     """
-    device, group = attention_mask.device, lengths.shape[1]
+    device, (batch, group) = attention_mask.device, lengths.shape
     prompt_lengths = attention_mask.sum(-1)  # (B,)
     inputs = (lengths - 1).flatten().to(device)  # (B * G,)
-    longest, tail = int(prompt_lengths.max()), max(int(inputs.max()), 1)
     ends = torch.cat([prompt_lengths, inputs]).cumsum(0)
-    starts = ends - torch.cat([prompt_lengths, inputs])
-    columns, tail_columns = (torch.arange(n, device=device) for n in (longest, tail))
-    is_prompt = columns < prompt_lengths[:, None]  # (B, P)
-    is_own = tail_columns < inputs[:, None]  # (B * G, T)
-    prompts = torch.where(is_prompt, starts[: len(is_prompt), None] + columns, 0)
-    own_starts = starts[len(is_prompt) :, None]  # (B * G, 1)
-    completions = torch.where(is_own, own_starts + tail_columns, 0)
-    causal = tail_columns <= tail_columns[:, None]  # (T, T)
+    prompts, is_prompt = _places(ends[:batch], prompt_lengths)  # (B, P)
+    completions, is_own = _places(ends[batch:], inputs)  # (B * G, T)
+    longest, tail = prompts.shape[1], completions.shape[1]
     of_prompt = is_prompt.repeat_interleave(group, 0)[:, None].expand(-1, tail, -1)
-    last = (ends[: len(is_prompt)] - 1).repeat_interleave(group)[:, None]  # (B * G, 1)
-    own_positions = prompt_lengths.repeat_interleave(group)[:, None] + tail_columns
+    causal = torch.ones(tail, tail, dtype=torch.bool, device=device).tril()
     allowed = torch.cat([of_prompt, is_own[:, None] & causal], -1)  # (B * G, T, P + T)
     bias = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(~allowed, -torch.inf)
+    last = (ends[:batch] - 1).repeat_interleave(group)[:, None]  # (B * G, 1)
+    row, column = is_own.nonzero(as_tuple=True)
     return Scoring(
         prompts=prompts,
         completions=completions,
@@ -220,15 +208,22 @@ def lay_out(attention_mask: Tensor, lengths: Tensor, share: int, dtype: torch.dt
             for i in range(0, tail, _BLOCK)
         ),
         restore=torch.cat([is_prompt.flatten(), is_own.flatten()]).nonzero()[:, 0],
-        positions=torch.cat([columns.expand_as(is_prompt)[is_prompt], own_positions[is_own]]),
-        sources=torch.cat([last, own_starts + tail_columns], 1),
+        positions=torch.cat([is_prompt.nonzero()[:, 1], prompt_lengths[row // group] + column]),
+        sources=torch.cat([last, completions], 1),
     )
+
+
+def _places(ends: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Each sequence's places in the row, 0 beyond its end; and which are no such 0: (R, L)."""
+    columns = torch.arange(max(int(sizes.max()), 1), device=sizes.device)
+    real = columns < sizes[:, None]
+    return torch.where(real, (ends - sizes)[:, None] + columns, 0), real
 
 
 def completion_logprobs(
     model: nn.Module,
     batch: Mapping[str, Tensor],
-    completions: Sequence[Sequence[Sequence[int]]],
+    completions: Completions,
     *,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
@@ -243,17 +238,12 @@ def completion_logprobs(
     Returns:
         logprobs (B, G, T), 0 beyond the ends; present (B, G, T) bool.
     """
-    run = partial(_scores, batch=batch, completions=completions, temperature=temperature)
-    logprobs, present = model(run=run)
+    logprobs, present = model(run=lambda inner: _scores(inner, batch, completions, temperature))
     return logprobs, present
 
 
 def _scores(
-    model: Any,
-    *,
-    batch: Mapping[str, Tensor],
-    completions: Sequence[Sequence[Sequence[int]]],
-    temperature: float,
+    model: Any, batch: Mapping[str, Tensor], completions: Completions, temperature: float
 ) -> tuple[Tensor, Tensor]:
     config = model.language_model.config
     kind = config._attn_implementation
@@ -267,10 +257,9 @@ def _scores(
     prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
     share = config.num_attention_heads // config.num_key_value_heads
     layout = lay_out(mask, lengths, share, prompts.dtype)
-    ends = lengths.flatten().cumsum(0) - 1
-    inputs = torch.ones_like(flat, dtype=torch.bool)
-    inputs[ends] = False
-    tails = model.get_input_embeddings()(flat[inputs])
+    but_last = [token for row in completions for ids in row for token in ids[:-1]]
+    inputs = torch.tensor(but_last, dtype=torch.long, device=mask.device)
+    tails = model.get_input_embeddings()(inputs)
     hidden = model.language_model.model(
         inputs_embeds=torch.cat([prompts[mask.bool()], tails])[None],
         # Not read, but without a mask of four dimensions transformers would build one, (N, N).
@@ -291,40 +280,38 @@ def head_logprobs(model: Any, hidden: Tensor, ids: Tensor, temperature: float = 
     with the head: what it needs, (n, H), was computed beside the logits.
     """
     head = model.get_output_embeddings()
-    parts = []
-    for states, targets in zip(hidden.split(_HEAD_CHUNK), ids.split(_HEAD_CHUNK), strict=True):
-        if head.weight.requires_grad:
-            parts.append(
-                checkpoint(_chosen, head, states, targets, temperature, use_reentrant=False)
-            )
-        else:
-            parts.append(_FrozenHead.apply(states, head.weight, targets, temperature))
-    return torch.cat(parts)
+    chosen: Any = _FrozenHead.apply
+    if head.weight.requires_grad:
+        chosen = partial(checkpoint, _chosen, use_reentrant=False)
+    chunks = zip(hidden.split(_HEAD_CHUNK), ids.split(_HEAD_CHUNK), strict=True)
+    return torch.cat([chosen(states, head, targets, temperature) for states, targets in chunks])
 
 
-def _chosen(head: nn.Module, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    logits = head(states)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """Logits at a temperature, in float32 at least: bfloat16 is too coarse to draw from."""
+    full = torch.promote_types(logits.dtype, torch.float32)
+    return (logits.to(full) / temperature).log_softmax(-1)
+
+
+def _chosen(states: Tensor, head: nn.Module, targets: Tensor, temperature: float) -> Tensor:
+    logprobs = log_probabilities(head(states), temperature)
+    return logprobs.gather(1, targets[:, None])[:, 0]
 
 
 class _FrozenHead(torch.autograd.Function):
     """Log-probability of each target, and in the same pass its gradient by the hidden state."""
 
     @staticmethod
-    def forward(
-        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float
-    ) -> Tensor:
-        logits = nn.functional.linear(states, weight)
-        full = torch.promote_types(logits.dtype, torch.float32)
-        logprobs = (logits.to(full) / temperature).log_softmax(-1)  # (n, V)
+    def forward(ctx: Any, states: Tensor, head: Any, targets: Tensor, temperature: float) -> Tensor:
+        logprobs = log_probabilities(head(states), temperature)  # (n, V)
         chosen = logprobs.gather(1, targets[:, None])[:, 0]
         if ctx.needs_input_grad[0]:
             # Less one before rounding: a likely token's slope is small, and would drown else.
             away = logprobs.exp_().scatter_add_(
                 1, targets[:, None], logprobs.new_full((len(targets), 1), -1.0)
             )
-            ctx.save_for_backward(-(away.to(weight.dtype) @ weight) / temperature)  # (n, H)
+            slope = away.to(head.weight.dtype) @ head.weight  # (n, H)
+            ctx.save_for_backward(-slope / temperature)
         return chosen
 
     @staticmethod

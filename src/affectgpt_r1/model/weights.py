@@ -12,9 +12,9 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from platformdirs import user_cache_path
@@ -98,8 +98,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Convert a GGUF file to a safetensors folder, beside it first, then renamed."""
     logger.info("converting %s to safetensors, once", gguf.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
+    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as made:
+        unfinished = Path(made)
         quantized = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
         )
@@ -119,5 +119,3 @@ def _convert(gguf: Path, folder: Path) -> None:
             if not (folder / "source.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

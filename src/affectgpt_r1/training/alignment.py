@@ -43,14 +43,12 @@ def align_projectors(
     labels = [clip.labels or ("neutral",) for clip, _ in examples]
     targets = torch.stack(list(map(embedded, labels)))  # (N, H)
     explained = {}
-    for name, projector in (
-        ("visual", model.fusion.visual_projector),
-        ("audio", model.fusion.audio_projector),
-    ):
+    for name in ("visual", "audio"):
         rows = [i for i, (_, f) in enumerate(examples) if getattr(f, f"has_{name}")]
         if len(rows) > 1:
             steps = [torch.from_numpy(getattr(examples[i][1], name)) for i in rows]
             pooled = torch.stack([step.double().mean(dim=0) for step in steps])  # (n, D)
+            projector = getattr(model.fusion, f"{name}_projector")
             explained[name] = _fit(projector, pooled, targets[rows])
     return explained
 

@@ -47,7 +47,7 @@ class ColdStartTrainer(RunTrainer):
         batch = self.processor.batch(prompts, features, self.args.device)
         logprobs, present = completion_logprobs(model, batch, targets)
         loss = -logprobs.sum() / present.sum()
-        self.check_finite("the loss", loss)
+        self.check_finite(loss)
         return loss
 
     def _example(

@@ -111,11 +111,9 @@ class GrpoTrainer(RunTrainer):
         judged = zip(completions, perception, strict=True)
         return [reward(c, labels, self.lexicon, self.rule, value) for c, value in judged]
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], None]:
+    def get_batch_samples(self, *given: Any, **settings: Any) -> tuple[list[Any], None]:
         """One update's micro-batches: rolled out together, and again at each `num_iterations`."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, _ = super().get_batch_samples(*given, **settings)
         if self.state.global_step % self.recipe.num_iterations == 0:
             self.roll_out([batch["examples"] for batch in batches])
         return [{"part": part} for part in self.parts], None
@@ -136,9 +134,8 @@ class GrpoTrainer(RunTrainer):
             where = self.state.global_step, self.args.process_index, again
             draw = random.Random(seed_of(self.recipe.run.seed, *where))
             others = draw.sample(self.examples, min(len(equal), len(self.examples)))
-            for place, example, rollout in zip(
-                equal, others, self._rollouts(others, again), strict=False
-            ):
+            instead = zip(equal, others, self._rollouts(others, again), strict=False)
+            for place, example, rollout in instead:
                 examples[place], rollouts[place] = example, rollout
             advantages, varied = group_advantages(totals_of(rollouts), scale)
             resampled += len(others)
@@ -171,12 +168,15 @@ class GrpoTrainer(RunTrainer):
             with torch.no_grad(), self.affect_model.adapter_off():
                 part.reference = self._score(model, part)[0]
         logprobs, present = self._score(model, part)
+        if part.old is None:
+            part.old = logprobs.detach()
+            # How far the sampler's lie from the loss's: they are one policy.
+            sampled = [p for rollout in part.rollouts for s in rollout.samples for p in s.logprobs]
+            drift = torch.tensor(sampled, dtype=torch.float64) - part.old[present].cpu()
+            self.record({"sampler_drift": float(drift.abs().max())})
         if recipe.mask_truncated_completions:
             finished = [[s.finished for s in rollout.samples] for rollout in part.rollouts]
             present = present & torch.tensor(finished, device=present.device)[..., None]
-        if part.old is None:
-            part.old = logprobs.detach()
-            self._report_drift(part)
         ratio = torch.exp(logprobs - part.old)  # (B, G, T)
         high = recipe.epsilon if recipe.epsilon_high is None else recipe.epsilon_high
         clipped = ratio.clamp(1 - recipe.epsilon, 1 + high)
@@ -192,17 +192,14 @@ class GrpoTrainer(RunTrainer):
             per_token = per_token + recipe.beta * ratio * divergence
             mean = (divergence.detach() * present).sum() / present.sum().clamp(min=1)
             self.record({"kl": float(mean)})
-        loss = average(
-            per_token, present, recipe.loss_type, recipe.rollout.max_completion_length, *self.counts
-        )
-        self.check_finite("the loss", loss)
+        loss = average(per_token, present, recipe, *self.counts)
+        self.check_finite(loss)
         return loss * len(self.parts)  # the Trainer divides by it
 
     def _score(self, model: Any, part: MicroBatch) -> tuple[Tensor, Tensor]:
         ids = [[s.ids for s in rollout.samples] for rollout in part.rollouts]
-        return completion_logprobs(
-            model, part.batch, ids, temperature=self.recipe.rollout.temperature
-        )
+        temperature = self.recipe.rollout.temperature
+        return completion_logprobs(model, part.batch, ids, temperature=temperature)
 
     def _length(self, sampled: Sample) -> int:
         """Tokens of a completion that count in the loss."""
@@ -222,18 +219,15 @@ class GrpoTrainer(RunTrainer):
         return _Repeats(count, size, self.recipe.num_iterations, self.recipe.run.seed)
 
     def _prompts(self, examples: Sequence[tuple[Clip, Features]]) -> dict[str, Tensor]:
+        view, mode = self.affect_model.config.view, self.recipe.mode
         prompts = [
-            self.processor.ask(
-                clip.subtitle, features, view=self.affect_model.config.view, mode=self.recipe.mode
-            )
+            self.processor.ask(clip.subtitle, features, view=view, mode=mode)
             for clip, features in examples
         ]
         found = [features for _, features in examples]
         return self.processor.batch(prompts, found, self.args.device)
 
     def _rollouts(self, examples: Sequence[tuple[Clip, Features]], attempt: int) -> list[Rollout]:
-        if not examples:
-            return []
         settings, step = self.recipe.rollout, self.state.global_step
         draws = range(settings.num_generations)
         again = (attempt,) if attempt else ()
@@ -257,8 +251,7 @@ class GrpoTrainer(RunTrainer):
             for samples in groups
         ]
         clips = [clip for clip, _ in examples]
-        words = [[completion.words for completion in group] for group in said]
-        asked = list(zip(clips, words, strict=True))
+        asked = [(clip, [c.words for c in group]) for clip, group in zip(clips, said, strict=True)]
         judged = self.judge(asked) if self.judge else [[None] * len(group) for group in said]
         rewards = map(self.rewards, clips, said, judged)
         rollouts = [
@@ -267,18 +260,6 @@ class GrpoTrainer(RunTrainer):
         ]
         self.record({"reward_time_s": time.monotonic() - began_s})
         return rollouts
-
-    def _report_drift(self, part: MicroBatch) -> None:
-        """How far the sampler's log-probabilities lie from the loss's: they are one policy."""
-        assert part.old is not None
-        scored = part.old.tolist()
-        drift = max(
-            abs(value - scored[b][g][t])
-            for b, rollout in enumerate(part.rollouts)
-            for g, s in enumerate(rollout.samples)
-            for t, value in enumerate(s.logprobs)
-        )
-        self.record({"sampler_drift": drift})
 
     def _report(self, rollouts: Sequence[Rollout], varied: NDArray[np.bool_]) -> None:
         """Log what reward hacking looks like."""
@@ -330,30 +311,24 @@ def totals_of(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
 
 
 def average(
-    per_token: Tensor,
-    present: Tensor,
-    loss_type: str,
-    max_completion_length: int,
-    completions: float,
-    tokens: float,
+    per_token: Tensor, present: Tensor, recipe: GrpoRecipe, completions: float, tokens: float
 ) -> Tensor:
     """A part's share of an update's loss, averaged as TRL's loss types do.
 
     Args:
         per_token: (B, G, T).
         present: (B, G, T) bool.
-        loss_type: grpo: over a completion's tokens, then over completions; dapo: over all tokens;
-            dr_grpo: over completions times `max_completion_length`.
-        max_completion_length: dr_grpo's constant.
+        recipe: its loss type: grpo: over a completion's tokens, then over completions; dapo: over
+            all tokens; dr_grpo: over completions times the longest that they may be.
         completions, tokens: of the whole update, with those left out because their advantages,
             and so their losses, are 0.
     """
     kept = per_token * present
-    if loss_type == "grpo":
+    if recipe.loss_type == "grpo":
         return (kept.sum(-1) / present.sum(-1).clamp(min=1)).sum() / completions
-    if loss_type == "dapo":
+    if recipe.loss_type == "dapo":
         return kept.sum() / tokens
-    return kept.sum() / (completions * max_completion_length)
+    return kept.sum() / (completions * recipe.rollout.max_completion_length)
 
 
 class _Repeats(torch.utils.data.Sampler[int]):

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel
 
 from affectgpt_r1.asking import Server, check_server
 from affectgpt_r1.clips import Clip, read_manifest
-from affectgpt_r1.config import (
-    ColdStartRecipe,
-    DataSettings,
-    GrpoRecipe,
-    JudgeSettings,
-    RunSettings,
-)
+from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
@@ -39,7 +32,7 @@ from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
-from affectgpt_r1.training.run_folder import begin_run, check_run, is_finished
+from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples, RunTrainer
 
 logger = logging.getLogger(__name__)
@@ -81,8 +74,9 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     Raises:
         InputError: data, weights or run folder are at fault; nothing was written then.
     """
-    if _finished(recipe, recipe.run):
-        return RunResult(Path(recipe.run.output) / "model", 0, None)
+    folder = Path(recipe.run.output)
+    if check_run(folder, recipe):
+        return RunResult(folder / "model", 0, None)
     clips = _training_clips(recipe.data)
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = load_encoders(profile)
@@ -99,7 +93,7 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
         logger.info("projectors aligned; share of the labels' variance explained: %s", shares)
     trainer = ColdStartTrainer(model, processor, examples, recipe=recipe, progress=watch.step)
-    return _run(recipe, trainer)
+    return _run(trainer)
 
 
 def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
@@ -111,8 +105,9 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     Raises:
         InputError: data, model, lexicon or run folder are at fault; nothing was written then.
     """
-    if _finished(recipe, recipe.run):
-        return RunResult(Path(recipe.run.output) / "model", 0, None)
+    folder = Path(recipe.run.output)
+    if check_run(folder, recipe):
+        return RunResult(folder / "model", 0, None)
     RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
     clips = _training_clips(recipe.data)
@@ -125,7 +120,7 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     if dropped := len(clips) - len(known):
         told = "%d of %d clips left out: no label of theirs is in the lexicon"
         logger.warning(told, dropped, len(clips))
-    judge = _judge(recipe.judge, known, lexicon, recipe.data, watch) if recipe.judge else None
+    judge = _judge(recipe, known, lexicon, watch)
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
     if recipe.beta and predictor.model.config.lora_rank == 0:
         raise InputError(
@@ -142,22 +137,20 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
         progress=watch.step,
         judge=judge,
     )
-    return replace(_run(recipe, trainer), dropped=dropped)
+    return _run(trainer, dropped)
 
 
 def _judge(
-    settings: JudgeSettings,
-    clips: Sequence[Clip],
-    lexicon: Lexicon,
-    data: DataSettings,
-    watch: Watch,
-) -> Judge:
+    recipe: GrpoRecipe, clips: Sequence[Clip], lexicon: Lexicon, watch: Watch
+) -> Judge | None:
+    settings = recipe.judge
+    if settings is None:
+        return None
     if settings.url is None:
         predictor = load_predictor(Path(settings.model))
-        cache = feature_cache(data.cache)
-        features = perceive_clips(clips, predictor.encoders, cache, watch.encoding)
-        by_id = {clip.id: found for clip, found in zip(clips, features, strict=True)}
-        return LikelihoodJudge(predictor, by_id, lexicon, settings.by)
+        examples = _examples(clips, predictor.encoders, recipe.data, watch)
+        features = {clip.id: found for clip, found in examples}
+        return LikelihoodJudge(predictor, features, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
     server = Server(**settings.model_dump(include=told))
     check_server(server)
@@ -170,21 +163,14 @@ def _judge(
     return PairwiseJudge(server, parts, name, lexicon, folder, settings.by)
 
 
-def _finished(recipe: BaseModel, run: RunSettings) -> bool:
-    """Whether the run folder holds this very run, finished; another run's folder is refused."""
-    folder = Path(run.output)
-    check_run(folder, recipe)
-    return is_finished(folder)
-
-
-def _run(recipe: BaseModel, run: RunTrainer) -> RunResult:
-    begin_run(run.run_folder, recipe)
-    checkpoint = newest(run.run_folder)
+def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
+    begin_run(trainer.run_folder, trainer.recipe)
+    checkpoint = newest(trainer.run_folder)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-    run.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    resumed = None if checkpoint is None else checkpoint.name
-    return RunResult(run.finish(), run.state.global_step, resumed)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    resumed_from = checkpoint.name if checkpoint else None
+    return RunResult(trainer.finish(), trainer.state.global_step, resumed_from, dropped)
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
@@ -213,6 +199,5 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
 def _examples(
     clips: Sequence[Clip], source: EncoderSource, data: DataSettings, watch: Watch
 ) -> Examples:
-    cache = feature_cache(data.cache)
-    found = perceive_clips(clips, source, cache, watch.encoding)
+    found = perceive_clips(clips, source, feature_cache(data.cache), watch.encoding)
     return list(zip(clips, found, strict=True))

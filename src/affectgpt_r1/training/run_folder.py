@@ -28,8 +28,11 @@ _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "open
 _MAY_CHANGE = {f"judge.{n}" for n in ("url", "concurrency", "timeout_s", "retries", "budget_s")}
 
 
-def check_run(folder: Path, recipe: BaseModel) -> None:
+def check_run(folder: Path, recipe: BaseModel) -> bool:
     """Refuse a folder that is not empty and not of this very recipe; nothing is written.
+
+    Returns:
+        Whether the run came to its end: its final model is there.
 
     Raises:
         CheckpointError: the folder holds a run of another recipe, or something else.
@@ -40,18 +43,19 @@ def check_run(folder: Path, recipe: BaseModel) -> None:
             raise CheckpointError(
                 f"{folder} holds other files: choose an empty run folder with --set run.output=..."
             )
-        return
+        return False
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     # A key that an older release did not know had the effect of its default.
     with suppress(ValidationError):
         before = type(recipe).model_validate_json(json.dumps(before)).model_dump(mode="json")
-    now = yaml.safe_load(recipe_yaml(recipe))
+    now = recipe.model_dump(mode="json")
     changed = sorted(set(_differences(before, now)) - _MAY_CHANGE)
     if changed:
         raise CheckpointError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): "
             "choose another folder with --set run.output=... or remove it"
         )
+    return (folder / "model" / "config.json").is_file()
 
 
 def begin_run(folder: Path, recipe: BaseModel) -> None:
@@ -63,11 +67,6 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run came to its end: its final model is there."""
-    return (folder / "model" / "config.json").is_file()
-
-
 def environment() -> dict[str, str | None]:
     """Versions of everything that numbers may depend on."""
     found: dict[str, str | None] = {
@@ -77,10 +76,9 @@ def environment() -> dict[str, str | None]:
         "git_commit": _git_commit(),
     }
     for package in _PACKAGES:
-        try:
+        found[package] = None
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, OptimizerSettings
@@ -57,9 +57,12 @@ class RunTrainer(Trainer):
     ) -> None:
         run, optimizer = recipe.run, recipe.optimizer
         self.affect_model, self.processor, self.examples = model, processor, examples
-        self.recipe, self.run_folder = recipe, Path(run.output)
-        self._staging: Path | None = None
+        self.recipe, self.run_folder, self.progress = recipe, Path(run.output), progress
         self._figures: dict[str, list[float]] = defaultdict(list)
+        self._began_s = time.monotonic()
+        schedule: str = optimizer.schedule
+        if schedule == "constant" and optimizer.warmup_steps:
+            schedule = "constant_with_warmup"
         arguments = TrainingArguments(
             output_dir=str(self.run_folder),
             seed=run.seed,
@@ -68,12 +71,11 @@ class RunTrainer(Trainer):
             num_train_epochs=optimizer.epochs,
             max_steps=optimizer.max_steps or -1,
             learning_rate=optimizer.learning_rate,
-            lr_scheduler_type=_schedule(optimizer),
+            lr_scheduler_type=schedule,
             warmup_steps=optimizer.warmup_steps,
             max_grad_norm=optimizer.max_grad_norm,
             logging_steps=1,
             logging_nan_inf_filter=False,
-            save_strategy="steps",
             save_steps=run.save_steps,
             bf16=run.bf16,
             activation_checkpointing=run.gradient_checkpointing,
@@ -91,7 +93,6 @@ class RunTrainer(Trainer):
             # Batches are built in the step itself, from seeds of run, step and clip.
             data_collator=lambda examples: {"examples": examples},
             optimizers=(adamw(model, optimizer), None),
-            callbacks=[_Progress(progress, self.run_folder)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False
@@ -101,50 +102,57 @@ class RunTrainer(Trainer):
         for name, value in metrics.items():
             self._figures[name].append(value)
 
-    def check_finite(self, name: str, value: Tensor) -> None:
+    def check_finite(self, loss: Tensor) -> None:
         """Stop a run whose loss is no number.
 
         Raises:
-            TrainingError: `value` holds a NaN or an infinity.
+            TrainingError: it is a NaN or an infinity.
         """
-        if not bool(torch.isfinite(value.detach()).all()):
+        if not bool(torch.isfinite(loss.detach())):
             raise TrainingError(
-                f"{name} is not finite at step {self.state.global_step + 1}: lower the learning "
+                f"the loss is not finite at step {self.state.global_step + 1}: lower the learning "
                 f"rate; the last checkpoint in {self.run_folder} is untouched"
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log one update's figures, the batch means among them."""
+        """Log one update's figures, the batch means among them; tell and keep them."""
         for name, values in sorted(self._figures.items()):
             logs[name] = math.fsum(values) / len(values)
         self._figures.clear()
         super().log(logs, start_time)
+        if self.is_world_process_zero() and "train_runtime" not in logs:
+            step, step_time_s = self.state.global_step, time.monotonic() - self._began_s
+            row = {"step": step, "step_time_s": step_time_s, **logs}
+            append_json(self.run_folder / "metrics.jsonl", row)
+            self.progress(step, self.state.max_steps, row)
+
+    def get_batch_samples(self, *given: Any, **settings: Any) -> tuple[list[Any], Any]:
+        """An update's batches; its time is counted from here."""
+        self._began_s = time.monotonic()
+        return super().get_batch_samples(*given, **settings)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: prompts and completions differ from step to step."""
         return 0
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or self.run_folder)
+        # Below it transformers writes a checkpoint; sealed, it is moved to its place.
+        return f"{checkpoint_path(self.run_folder, self.state.global_step)}.tmp"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        final = checkpoint_path(self.run_folder, self.state.global_step)
-        self._staging = final.with_name(final.name + ".tmp")
-        shutil.rmtree(self._staging, ignore_errors=True)
+        step, staging = self.state.global_step, Path(self._get_output_dir(trial))
+        shutil.rmtree(staging, ignore_errors=True)
         try:
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
-                written = self._staging / f"checkpoint-{self.state.global_step}"
-                seal(written, final)
+                seal(staging / f"checkpoint-{step}", checkpoint_path(self.run_folder, step))
                 rotate(self.run_folder, self.recipe.run.keep_checkpoints)
         finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
+            shutil.rmtree(staging, ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.run_folder / "model")
-        self.affect_model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        self.affect_model.save_pretrained(output_dir)
+        self.processor.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -154,59 +162,21 @@ class RunTrainer(Trainer):
 
     def finish(self) -> Path:
         """Write the final model into the run folder, whole or not at all; returns its folder."""
-        final = self.run_folder / "model"
-        unfinished = self.run_folder / "model.tmp"
+        final, unfinished = self.run_folder / "model", self.run_folder / "model.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
         self._save(str(unfinished))
         shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
-        return final
+        return unfinished.rename(final)
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW as published: betas 0.9 and 0.999, no decay on biases and one-dimensional weights."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith("fusion."), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": (settings.fusion_learning_rate if is_fusion else None)
-                or settings.learning_rate,
-                "weight_decay": settings.weight_decay if decays else 0.0,
-            }
-            for (is_fusion, decays), parameters in groups.items()
-        ],
-        betas=(0.9, 0.999),
-    )
-
-
-def _schedule(settings: OptimizerSettings) -> str:
-    if settings.schedule == "constant" and settings.warmup_steps:
-        return "constant_with_warmup"
-    return settings.schedule
-
-
-class _Progress(TrainerCallback):
-    """Writes metrics.jsonl and tells the caller of each update."""
-
-    def __init__(self, progress: Progress, folder: Path) -> None:
-        self.progress, self.folder = progress, folder
-        self.began_s = time.monotonic()
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began_s = time.monotonic()
-
-    def on_save(self, *_: Any, **__: Any) -> None:
-        self.began_s = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or "train_runtime" in logs:
-            return
-        row = {"step": state.global_step, "step_time_s": time.monotonic() - self.began_s, **logs}
-        append_json(self.folder / "metrics.jsonl", row)
-        self.progress(state.global_step, state.max_steps, row)
-        self.began_s = time.monotonic()
+            is_fusion, decays = name.startswith("fusion."), parameter.ndim > 1
+            own_rate = settings.fusion_learning_rate if is_fusion else None
+            decay = settings.weight_decay if decays else 0.0
+            new = {"params": [], "lr": own_rate or settings.learning_rate, "weight_decay": decay}
+            groups.setdefault((is_fusion, decays), new)["params"].append(parameter)
+    return torch.optim.AdamW(groups.values(), betas=(0.9, 0.999))
