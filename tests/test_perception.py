@@ -646,9 +646,7 @@ def test_one_clip_that_encodes_to_nonsense_does_not_spoil_its_batch(tmp_path: Pa
     clips = []
     for name, gain in (("a", 0.1), ("b", np.nan), ("c", 0.2)):
         samples = (gain * np.sin(np.arange(3 * RATE_HZ) / 9))[None].astype("f4")
-        wav = write_sound(
-            tmp_path / f"{name}.wav", "pcm_f32le", samples[None].astype("f4"), RATE_HZ
-        )
+        wav = write_sound(tmp_path / f"{name}.wav", "pcm_f32le", samples, RATE_HZ)
         clips.append(Clip(name, audio=wav))
     encoders = EncoderSource.of(Encoders(GradientFaceEncoder(), encoder))
     cache = FeatureCache(tmp_path / "cache")

@@ -65,9 +65,9 @@ def read_frames(
         stream = _prepared(container)
         base = stream.time_base or 0
         timeline = _timeline(container, stream) if seek else {}
-    total = len(timeline)
-    wanted = sampled_indices(total, count)
-    frames = _by_seeking(path, timeline, sorted(set(wanted))) if timeline else {}
+        total = len(timeline)
+        wanted = sampled_indices(total, count)
+        frames = _by_seeking(container, stream, timeline, sorted(set(wanted))) if timeline else {}
     if not timeline or len(frames) < len(set(wanted)):
         # No time stamps, or some do not decode: count what does, then take from that.
         decodable = sum(1 for _ in _decoded(path))
@@ -116,30 +116,30 @@ def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
     return timeline if len(timeline) == len(marks) else {}
 
 
-def _by_seeking(path: Path, timeline: Timeline, wanted: Sequence[int]) -> dict[int, VideoFrame]:
+def _by_seeking(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, wanted: Sequence[int]
+) -> dict[int, VideoFrame]:
     """Decode the wanted frames, jumping over what lies between where a key frame allows."""
     stamps = list(timeline)
     targets = {stamps[index] for index in wanted}
     keys = [stamp for stamp, is_key in timeline.items() if is_key]
     found: dict[int, VideoFrame] = {}
-    with opened(path) as container:
-        stream = _prepared(container)
-        decoder: Iterator[VideoFrame] = iter(())
-        last: int | None = None  # stamp of the last frame that came out of the decoder
-        for index in wanted:
-            target = stamps[index]
-            if last is None or any(last < key <= target for key in keys):
-                container.seek(target, stream=stream, backward=True)
-                decoder = _needed(container, stream, targets)
-            with suppress(av.error.FFmpegError):
-                for frame in decoder:
-                    last = last if frame.pts is None else frame.pts
-                    if frame.pts == target:
-                        found[index] = frame
-                    if last is not None and last >= target:
-                        break
-            if index not in found:
-                break  # it does not decode
+    decoder: Iterator[VideoFrame] = iter(())
+    last: int | None = None  # stamp of the last frame that came out of the decoder
+    for index in wanted:
+        target = stamps[index]
+        if last is None or any(last < key <= target for key in keys):
+            container.seek(target, stream=stream, backward=True)
+            decoder = _needed(container, stream, targets)
+        with suppress(av.error.FFmpegError):
+            for frame in decoder:
+                last = last if frame.pts is None else frame.pts
+                if frame.pts == target:
+                    found[index] = frame
+                if last is not None and last >= target:
+                    break
+        if index not in found:
+            break  # it does not decode
     return found
 
 
