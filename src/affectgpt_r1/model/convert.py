@@ -1,0 +1,140 @@
+"""The authors' published checkpoint (a torch pickle) to a model folder of this project.
+
+Nothing but tensors is read from the pickle, and of those only what MODEL.md lists ("The published
+checkpoint"): another name or shape is an error, not a guess. The language model's weights are not
+needed here, only its configuration and tokenizer.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import struct
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from affectgpt_r1.dialogue import View
+from affectgpt_r1.errors import CheckpointError, MissingFileError
+from affectgpt_r1.model.configuration import AffectGPTConfig
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.processing import AffectGPTProcessor
+from affectgpt_r1.model.profiles import PROFILES
+
+#: The authors' names of the fusion's linears, and ours.
+_LINEARS = {
+    "affectgpt_proj": "visual_projector",
+    "audio_llama_proj": "audio_projector",
+    "multi_llama_proj": "multi_projector",
+    "video_attention_mlp": "visual_score",
+    "audio_attention_mlp": "audio_score",
+    "multi_video_embs": "merge_visual",
+    "multi_audio_embs": "merge_audio",
+    "attention_mlp": "merge_hidden",
+    "fc_att": "merge_weights",
+}
+_UNUSED = "image_llama_proj"  # of still images
+# What torch's reader raises for a damaged file, or for one that wants more than tensors.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_THEIRS, _OURS = "llama_model.base_model.model.", "language_model."
+
+
+def convert(
+    checkpoint: Path, out: Path, *, language_model: str | None = None, view: View = "face"
+) -> Path:
+    """Write a model folder that predicts as the published checkpoint does; whole or not at all.
+
+    Args:
+        checkpoint: the authors' file.
+        out: the model folder; must not exist.
+        language_model: folder or hub name of the frozen weights; None: the full profile's.
+        view: what its visual branch was trained on; the authors publish one of each.
+
+    Returns:
+        `out`.
+
+    Raises:
+        MissingFileError: no such checkpoint, or the language model's configuration is not here.
+        CheckpointError: `out` exists, or the file is another's, damaged, or would run code.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} is there already: name another folder, or remove it")
+    state = {_our_name(name): tensor.float() for name, tensor in _tensors(checkpoint).items()}
+    full = PROFILES["full"]
+    name = language_model or str(full.language_model)
+    try:
+        text_config = AutoConfig.from_pretrained(name, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except OSError:
+        raise MissingFileError(
+            f"configuration and tokenizer of {name!r} are not on this machine: fetch them with "
+            f"`hf download {name}` or name a folder with --language-model"
+        ) from None
+    try:
+        config = AffectGPTConfig(
+            text_config=text_config,
+            language_model=name,
+            profile=full.name,
+            view=view,
+            visual_width=state["fusion.visual_score.weight"].shape[1],
+            audio_width=state["fusion.audio_score.weight"].shape[1],
+            lora_rank=next(t.shape[0] for n, t in state.items() if ".lora_A." in n),
+        )
+        with torch.device("meta"):  # the frozen weights need no memory
+            model = AffectGPTForConditionalGeneration(config)
+        keys = model.load_state_dict(state, strict=False, assign=True)
+    except (KeyError, StopIteration, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint} does not fit {name!r} ({line}): name its own"
+        ) from None
+    trained = [key for key in keys.missing_keys if key.startswith("fusion.") or ".lora_" in key]
+    if trained or keys.unexpected_keys:
+        lacks = f"lacks {len(trained)} tensors ({', '.join(trained[:2])})"
+        holds = f"holds {len(keys.unexpected_keys)} unknown ({', '.join(keys.unexpected_keys[:2])})"
+        raise CheckpointError(f"{checkpoint} {lacks if trained else holds}: name another")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
+        unfinished = Path(made) / out.name
+        model.save_pretrained(unfinished)
+        AffectGPTProcessor(tokenizer, bos_at_inference=False).save_pretrained(unfinished)
+        shutil.move(unfinished, out)
+    return out
+
+
+def _tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """The tensors under the file's key `model`; no code in it is run."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    except FileNotFoundError:
+        raise MissingFileError(f"no checkpoint at {checkpoint}: check the path") from None
+    except _DAMAGE as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"{checkpoint} is no checkpoint of tensors alone ({line}): it was not read"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{checkpoint}: its `model` holds other things than tensors")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(_UNUSED)}
+
+
+def _our_name(name: str) -> str:
+    linear, _, part = str(name).rpartition(".")
+    if linear in _LINEARS:
+        return f"fusion.{_LINEARS[linear]}.{part}"
+    return str(name).replace(_THEIRS, _OURS)
