@@ -21,7 +21,7 @@ from av.video.frame import VideoFrame
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.errors import MediaError
-from affectgpt_r1.media import read_media
+from affectgpt_r1.media import read_media, video
 from affectgpt_r1.media.audio import read_waveform
 from affectgpt_r1.media.container import MAX_DURATION_S
 from affectgpt_r1.media.worker import Guard, guarded
@@ -226,6 +226,14 @@ def test_what_claims_to_be_endless_or_huge_is_refused(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     with pytest.raises(MediaError, match="8192 x 4800 pixels"):
         read_media(Clip("x", video=tmp_path / "huge.mp4"))
+
+
+def test_a_film_of_too_many_frames_is_refused(
+    originals: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "MAX_FRAMES", 29)  # it has 30
+    with pytest.raises(MediaError, match=r"a\.mp4 has over 29 frames"):
+        read_media(Clip("x", video=originals[0]))
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from affectgpt_r1.errors import MediaError
-from affectgpt_r1.media.container import opened
+from affectgpt_r1.media.container import MAX_DURATION_S, opened
 from affectgpt_r1.media.values import MediaFlag
 
+#: Of a film; more are refused.
+MAX_FRAMES = 120 * MAX_DURATION_S
 _RATE_TOLERANCE = 0.25  # of a frame's median duration, beyond which a rate counts as variable
 
 
@@ -104,12 +106,15 @@ def _prepared(container: InputContainer) -> VideoStream:
 
 def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
     """All frames' stamps, from packets alone; empty where they are not to be had."""
+    marks = []
     try:
-        marks = [
-            (packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                marks.append((packet.pts, packet.is_keyframe))
+            if len(marks) > MAX_FRAMES:
+                raise MediaError(
+                    f"{container.name} has over {MAX_FRAMES} frames: cut it into clips"
+                )
     except av.error.FFmpegError:
         return {}
     timeline = dict(sorted((stamp, key) for stamp, key in marks if stamp is not None))
