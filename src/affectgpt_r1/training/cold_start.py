@@ -46,7 +46,9 @@ class ColdStartTrainer(RunTrainer):
             features.append(clip_features)
         batch = self.processor.batch(prompts, features, self.args.device)
         logprobs, present = completion_logprobs(model, batch, targets)
-        loss = -logprobs.sum() / present.sum()
+        # Processes average their gradients: each divides by the mean number of tokens.
+        tokens = self.accelerator.reduce(present.sum().float(), "mean")
+        loss = -logprobs.sum() / tokens
         self.check_finite(loss)
         return loss
 

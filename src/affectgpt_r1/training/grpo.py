@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -286,18 +287,19 @@ class GrpoTrainer(RunTrainer):
         self.record(figures)
 
     def _keep(self, rollouts: Sequence[Rollout]) -> None:
-        if self.is_world_process_zero():
-            for rollout in rollouts:
-                append_json(
-                    self.run_folder / "rollouts.jsonl",
-                    {
-                        "step": self.state.global_step + 1,
-                        "id": rollout.clip.id,
-                        "labels": list(rollout.clip.labels or ()),
-                        "completions": [c.text for c in rollout.completions],
-                        "rewards": [asdict(r) for r in rollout.rewards],
-                    },
-                )
+        rows = [
+            {
+                "step": self.state.global_step + 1,
+                "id": rollout.clip.id,
+                "labels": list(rollout.clip.labels or ()),
+                "completions": [c.text for c in rollout.completions],
+                "rewards": [asdict(r) for r in rollout.rewards],
+            }
+            for rollout in rollouts
+        ]
+        for row in gather_object(rows):
+            if self.is_world_process_zero():
+                append_json(self.run_folder / "rollouts.jsonl", row)
 
 
 def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:

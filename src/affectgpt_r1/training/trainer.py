@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -83,6 +84,7 @@ class RunTrainer(Trainer):
             remove_unused_columns=False,
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
         )
         # Without a launcher transformers would copy the model to each GPU, but not our batches.
         arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -116,7 +118,9 @@ class RunTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log one update's figures, the batch means among them; tell and keep them."""
-        for name, values in sorted(self._figures.items()):
+        parts: list[dict[str, list[float]]] = gather_object([dict(self._figures)])
+        for name in sorted({name for part in parts for name in part}):
+            values = [value for part in parts for value in part.get(name, ())]
             logs[name] = math.fsum(values) / len(values)
         self._figures.clear()
         super().log(logs, start_time)
@@ -141,14 +145,19 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step, staging = self.state.global_step, Path(self._get_output_dir(trial))
-        shutil.rmtree(staging, ignore_errors=True)
+        first = self.args.should_save
         try:
+            if first:
+                shutil.rmtree(staging, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
-            if self.args.should_save:
+            self.accelerator.wait_for_everyone()  # each has written its random generators' states
+            if first:
                 seal(staging / f"checkpoint-{step}", checkpoint_path(self.run_folder, step))
                 rotate(self.run_folder, self.recipe.run.keep_checkpoints)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if first:
+                shutil.rmtree(staging, ignore_errors=True)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.affect_model.save_pretrained(output_dir)
@@ -163,10 +172,13 @@ class RunTrainer(Trainer):
     def finish(self) -> Path:
         """Write the final model into the run folder, whole or not at all; returns its folder."""
         final, unfinished = self.run_folder / "model", self.run_folder / "model.tmp"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        self._save(str(unfinished))
-        shutil.rmtree(final, ignore_errors=True)
-        return unfinished.rename(final)
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            self._save(str(unfinished))
+            shutil.rmtree(final, ignore_errors=True)
+            unfinished.rename(final)
+        self.accelerator.wait_for_everyone()
+        return final
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
