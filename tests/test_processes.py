@@ -1,0 +1,168 @@
+"""Two processes train as one does: same losses and weights, no stall; a lost one ends the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from affectgpt_r1.clips import Clip, write_manifest
+from affectgpt_r1.training.checkpoints import fault, newest
+from test_media import write_sound, write_video
+
+WORDS = ("happy", "sad", "angry", "afraid")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight labelled clips, one without sound and one without picture; a model to begin with.
+
+    In the manifest for GRPO one clip's label is one that the model has never seen: its rewards are
+    all 0.
+    """
+    folder = tmp_path_factory.mktemp("processes")
+    clips = []
+    for i in range(8):
+        tone = 0.2 * np.sin(np.arange(40_000) * (2 + i) / 60).astype(np.float32)[None]
+        sound = write_sound(folder / f"{i}.wav", "pcm_s16le", tone, 16_000)
+        film = write_video(folder / f"{i}.mp4", 20 + i, sound=False)
+        clips.append(
+            Clip(
+                f"clip{i}",
+                video=None if i == 5 else film,
+                audio=None if i == 2 else sound,
+                subtitle=f"line {i}",
+                labels=(WORDS[i % 4], WORDS[(i + 1) % 4]),
+            )
+        )
+    write_manifest(folder / "cold.jsonl", clips)
+    strange = Clip("clip8", video=clips[0].video, audio=clips[1].audio, labels=("disgusted",))
+    write_manifest(folder / "grpo.jsonl", [*clips[:-1], strange])
+    train(folder, "start", 1, "optimizer.batch_size=8", "optimizer.max_steps=120")
+    return folder
+
+
+def command(folder: Path, name: str, processes: int, *settings: str) -> list[str]:
+    stage = "grpo" if name.startswith("grpo") else "cold-start"
+    own = (
+        (f"model={folder / 'start'}", "rewards.format=0", "loss_type=dapo")
+        if stage == "grpo"
+        else ("run.save_steps=1000",)
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    together += [f"--master_port={port}", "-m"] if processes > 1 else []
+    return [
+        *(sys.executable, *(together if processes > 1 else ["-m"])),
+        *("affectgpt_r1.cli", "train", stage, f"nano-{stage}"),
+        *(
+            f"--set={setting}"
+            for setting in (
+                f"data.train={folder / ('grpo.jsonl' if stage == 'grpo' else 'cold.jsonl')}",
+                f"data.cache={folder / 'features'}",
+                f"run.output={folder / name}",
+                *own,
+                *settings,
+            )
+        ),
+    ]
+
+
+def train(folder: Path, name: str, processes: int, *settings: str) -> list[dict[str, Any]]:
+    """Run to the end; the metrics."""
+    done = subprocess.run(
+        command(folder, name, processes, *settings),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights(folder: Path) -> Iterator[tuple[str, Any]]:
+    for path in sorted((folder / "model").rglob("*.safetensors")):
+        for name, tensor in load_file(path).items():
+            yield f"{path.name} {name}", tensor
+
+
+def test_two_processes_tune_as_one_does(place: Path) -> None:
+    one = train(place, "one", 1, "optimizer.batch_size=4", "optimizer.max_steps=4")
+    two = train(place, "two", 2, "optimizer.batch_size=2", "optimizer.max_steps=4")
+    assert len(one) == len(two) == 4
+    for alone, shared in zip(one, two, strict=True):
+        for figure in ("loss", "grad_norm"):
+            assert shared[figure] == pytest.approx(alone[figure], rel=1e-5)
+    mine, theirs = dict(weights(place / "one")), dict(weights(place / "two"))
+    assert mine.keys() == theirs.keys()
+    # AdamW's first steps are of one size whatever the gradient's: rounding shows where it is tiny.
+    assert max(np.abs(mine[name] - theirs[name]).max() for name in mine) < 1e-3
+    assert np.mean([np.abs(mine[name] - theirs[name]).mean() for name in mine]) < 1e-6
+
+
+def test_two_processes_reinforce_as_one_does_though_a_group_on_one_teaches_nothing(
+    place: Path,
+) -> None:
+    one = train(place, "grpo-one", 1, "optimizer.batch_size=4", "optimizer.max_steps=2")
+    two = train(place, "grpo-two", 2, "optimizer.batch_size=2", "optimizer.max_steps=2")
+    assert {row["frac_reward_zero_std"] for row in one} != {0.0}
+    for alone, shared in zip(one, two, strict=True):
+        for figure in ("loss", "grad_norm", "reward", "frac_reward_zero_std", "completion_tokens"):
+            assert shared[figure] == pytest.approx(alone[figure], rel=1e-4, abs=1e-6)
+
+    def rollouts(name: str) -> list[str]:
+        return sorted((place / name / "rollouts.jsonl").read_text().splitlines())
+
+    assert rollouts("grpo-one") == rollouts("grpo-two")
+
+
+def test_a_last_batch_that_does_not_share_out_stalls_nobody(place: Path) -> None:
+    rows = train(place, "odd", 2, "optimizer.batch_size=3", "optimizer.epochs=2.0")
+    assert len(rows) == 4
+    assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_a_killed_process_ends_the_run_and_the_last_checkpoint_goes_on(place: Path) -> None:
+    settings = ("optimizer.batch_size=2", "optimizer.max_steps=100000", "run.save_steps=5")
+    run = subprocess.Popen(
+        command(place, "killed", 2, *settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        until = time.monotonic() + 120
+        while newest(place / "killed") is None and time.monotonic() < until:
+            time.sleep(0.2)
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        began = time.monotonic()
+        assert run.wait(timeout=60) != 0
+        assert time.monotonic() - began < 60
+    finally:
+        run.kill()
+    whole = newest(place / "killed")
+    assert whole is not None
+    assert fault(whole) is None
+    step = int(whole.name.split("-")[1])
+    # It goes on from there: a run of the same recipe that is as good as done.
+    recipe = place / "killed" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("100000", str(step + 2)))
+    done = train(place, "killed", 2, *settings[:1], f"optimizer.max_steps={step + 2}", settings[2])
+    assert [row["step"] for row in done] == list(range(1, step + 3))
