@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.media import MediaFlag, read_media
-from affectgpt_r1.media.crops import write_crops
 from affectgpt_r1.media.faces import crop_faces, detect_with_cascade, yunet_detector
 from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
+from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.encode import encode_clips
 from affectgpt_r1.perception.features import perceive
 from test_media import write_sound, write_video
 
@@ -112,38 +113,40 @@ def test_written_crops_give_the_features_that_detection_gave(
     demo: tuple[Clip, ...], tmp_path: Path
 ) -> None:
     source = encoder_source(PROFILES["nano"])
-    cropped, reasons = write_crops(demo, tmp_path, Guard(1))
-    assert reasons == {}
-    for before, after in zip(demo, cropped, strict=True):
-        assert after.faces is not None
-        assert np.load(after.faces).shape == (8, 224, 224, 3)
+    cache, crops = FeatureCache(tmp_path / "cache"), tmp_path / "crops"
+    encode_clips(demo, source, cache, Guard(1), crops=crops)
+    for before in demo:
+        after = replace(before, faces=crops / f"{before.id}.npy")
         media = read_media(after)
         assert np.array_equal(media.faces, read_media(before).faces)
         assert MediaFlag.GIVEN_FACES in media.flags
         assert np.array_equal(perceive(before, source).visual, perceive(after, source).visual)
+    # What lacks is written though the features are known, and what is there stays as it is.
+    first, second = (crops / f"{clip.id}.npy" for clip in demo[:2])
+    first.unlink()
+    stamp = second.stat().st_mtime_ns
+    assert encode_clips(demo, source, cache, Guard(1), crops=crops)["cached"] == len(demo)
+    assert np.load(first).shape == (8, 224, 224, 3)
+    assert second.stat().st_mtime_ns == stamp
 
 
-def test_crops_are_written_once_and_what_cannot_be_cropped_is_a_reason(tmp_path: Path) -> None:
+def test_a_clip_without_a_face_gets_empty_crops_and_a_bad_id_none(tmp_path: Path) -> None:
     tone = np.zeros((1, 16000), np.float32)
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"junk" * 99)
     faceless = write_video(tmp_path / "faceless.mp4", 20)
     clips = [
         Clip("faceless", video=faceless),
-        Clip("broken", video=broken),
         Clip("sound", audio=write_sound(tmp_path / "a.wav", "pcm_s16le", tone, 16000)),
-        Clip("../outside", video=faceless),
+        Clip("../outside", video=write_video(tmp_path / "other.mp4", 25)),
     ]
-    cropped, reasons = write_crops(clips, tmp_path / "crops", Guard(1))
-    assert reasons.keys() == {"broken", "sound", "../outside"}
-    assert "no file name" in reasons["../outside"]
+    cache = FeatureCache(tmp_path / "cache")
+    fates = encode_clips(
+        clips, encoder_source(PROFILES["nano"]), cache, Guard(1), crops=tmp_path / "crops"
+    )
+    assert fates == {"encoded": 2, "failed": 1}
     (path,) = (tmp_path / "crops").rglob("*")
-    assert cropped[0].faces == path
     assert np.load(path).size == 0
-    assert {MediaFlag.GIVEN_FACES_EMPTY, MediaFlag.NO_FACE} <= read_media(cropped[0]).flags
-    stamp = path.stat().st_mtime_ns
-    write_crops(clips, tmp_path / "crops", Guard(1))
-    assert path.stat().st_mtime_ns == stamp
+    given = replace(clips[0], faces=path)
+    assert {MediaFlag.GIVEN_FACES_EMPTY, MediaFlag.NO_FACE} <= read_media(given).flags
     assert not (tmp_path / "outside.npy").exists()
 
 
@@ -151,20 +154,17 @@ def test_the_command_writes_crops_and_a_manifest_with_them(
     demo: tuple[Clip, ...], tmp_path: Path
 ) -> None:
     write_manifest(tmp_path / "clips.jsonl", [*demo, Clip("blind", audio=demo[0].video)])
-    command = [str(Path(sys.executable).with_name("affectgpt-r1")), "faces"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "clips.jsonl"), str(tmp_path / "out"), "--workers", "1"],
-        capture_output=True,
-        text=True,
+    command = [str(Path(sys.executable).with_name("affectgpt-r1")), "encode", "--profile", "nano"]
+    subprocess.run(
+        [*command, "clips.jsonl", "--cache", "cache", "--write-faces", "faces"],
+        cwd=tmp_path,
         check=True,
+        capture_output=True,
     )
-    told = json.loads(done.stdout)
-    assert (told["clips"], told["cropped"], told["failed"]) == (len(demo) + 1, len(demo), 1)
-    assert "blind" in done.stderr
-    clips = read_manifest(tmp_path / "out/clips.jsonl")
+    clips = read_manifest(tmp_path / "faces/clips.jsonl")
     assert [clip.faces is not None for clip in clips] == [True] * len(demo) + [False]
     for clip in clips[:-1]:
-        assert str(clip.faces).endswith(f"openface_face/{clip.id}.npy")
+        assert clip.faces == tmp_path / "faces" / f"{clip.id}.npy"
 
 
 def test_the_cascade_is_equally_sure_of_all(demo: tuple[Clip, ...]) -> None:

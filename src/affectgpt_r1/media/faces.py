@@ -6,6 +6,7 @@ The detector is OpenCV's bundled frontal cascade, a YuNet model file, or any oth
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.errors import MediaError, MissingFileError, ModelFolderError
+from affectgpt_r1.files import write_whole
 from affectgpt_r1.media.values import MediaFlag
 from affectgpt_r1.media.video import sampled_indices
 
@@ -199,6 +201,13 @@ def read_given_faces(
     return np.stack(
         [squash(np.ascontiguousarray(c[..., ::-1] if channel_order == "bgr" else c)) for c in taken]
     )
+
+
+def write_faces(path: Path, crops: NDArray[np.uint8]) -> None:
+    """Write crops (n, H, W, 3) RGB as `read_given_faces` reads them; the file appears whole."""
+    content = io.BytesIO()
+    np.save(content, crops[..., ::-1], allow_pickle=False)
+    write_whole(path, content.getvalue())
 
 
 def _cut(frame: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.errors import InputError, MediaError
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.media import ClipMedia
+from affectgpt_r1.media import ClipMedia, MediaFlag
+from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.features import Encoders, EncoderSource, encoded
@@ -56,6 +57,7 @@ def encode_clips(
     guard: Guard,
     *,
     batch_clips: int = 1,
+    crops: Path | None = None,
     progress: Progress | None = None,
 ) -> Counter[Fate]:
     """Put the features of all clips into the cache; interrupted, it is simply called again.
@@ -66,6 +68,8 @@ def encode_clips(
         cache: its `failures.jsonl` lists what could not be read, with reasons.
         guard: limits of reading.
         batch_clips: so many are encoded at once, by encoders that can.
+        crops: a folder that gets the face crops of each video, `ID.npy`, as data sets come with
+            them; an empty array where no face was found.
         progress: told how many of how many clips are done.
 
     Returns:
@@ -80,7 +84,7 @@ def encode_clips(
     mine: list[Path] = []
     waiting: dict[str, tuple[Clip, ClipMedia]] = {}
     # Without its encoders the source can travel to another process.
-    read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder)
+    read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder, crops)
     for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
         if found is None:
             _list_failure(cache, clip, str(reason))
@@ -135,17 +139,25 @@ def _encode(
 
 
 def read_unless_cached(
-    source: EncoderSource, folder: Path, clip: Clip
+    source: EncoderSource, folder: Path, crops: Path | None, clip: Clip
 ) -> tuple[str, ClipMedia | None]:
     """A clip's key, and its media unless the cache holds its features; run in another process.
 
     Raises:
-        As `read_media`.
+        MediaError: as `read_media`, or the clip's id is no file name for its crops.
     """
     key = source.key(clip)
-    if _cache_in(folder).get(key) is not None:
+    known = _cache_in(folder).get(key) is not None
+    place = crops / f"{clip.id}.npy" if crops and clip.video and not clip.faces else None
+    if place and place.parent != crops:
+        raise MediaError(f"id {clip.id!r} is no file name for its face crops: rename it")
+    if known and (place is None or place.is_file()):
         return key, None
     media = source.read(clip)
+    if place:
+        write_faces(place, media.faces[:0] if MediaFlag.NO_FACE in media.flags else media.faces)
+    if known:
+        return key, None
     # What no encoder looks at need not travel between processes.
     if source.view == "face":
         return key, replace(media, frames=media.frames[:0])

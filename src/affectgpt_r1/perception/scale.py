@@ -7,7 +7,8 @@ the cache, so one that is lost costs what it had in flight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.clips import Clip
@@ -28,18 +29,16 @@ class _Encoding:
         self,
         clips: Sequence[Clip],
         load: Callable[[], EncoderSource],
-        cache: FeatureCache,
+        folder: Path,
         guard: Guard,
-        batch_clips: int,
+        settings: Mapping[str, Any],
     ) -> None:
-        self._clips, self._source, self._batch_clips = clips, load(), batch_clips
-        self._cache, self._guard = FeatureCache(cache.folder), guard
+        self._clips, self._source, self._cache = clips, load(), FeatureCache(folder)
+        self._guard, self._settings = guard, settings
 
     def __call__(self, take: dict[str, Any]) -> dict[str, list[Any]]:
         clips = [self._clips[i] for i in take["id"]]
-        fates = encode_clips(
-            clips, self._source, self._cache, self._guard, batch_clips=self._batch_clips
-        )
+        fates = encode_clips(clips, self._source, self._cache, self._guard, **self._settings)
         return {"fate": list(fates), "count": list(fates.values())}
 
 
@@ -49,9 +48,9 @@ def encode_on_ray(
     cache: FeatureCache,
     guard: Guard,
     *,
-    batch_clips: int = 1,
     gpus: int = 0,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Counter[Fate]:
     """As `encode_clips`, on the cluster that Ray is connected to, or on this machine's cores.
 
@@ -60,9 +59,9 @@ def encode_on_ray(
         load: gives the encoders, in each actor.
         cache: in a folder that all machines share.
         guard: limits of reading; its `workers` are the actors, each reading with one process.
-        batch_clips: as in `encode_clips`.
         gpus: of each actor.
         progress: told how many of how many clips are done.
+        **settings: others of `encode_clips`.
 
     Raises:
         MissingFileError: Ray is not installed.
@@ -84,7 +83,7 @@ def encode_on_ray(
     takes = ray.data.from_items(places, override_num_blocks=blocks)
     done = takes.map_batches(
         _Encoding,
-        fn_constructor_args=(clips, load, cache, alone, batch_clips),
+        fn_constructor_args=(clips, load, cache.folder, alone, settings),
         batch_size=_TAKE,
         concurrency=guard.workers,
         num_gpus=gpus,
