@@ -135,14 +135,12 @@ def read_rows(path: Path, read: Callable[[Any], Row | None], nothing: str) -> di
         if not line.strip():
             continue
         try:
-            row = read(json.loads(line))
+            if (row := read(json.loads(line))) is not None:
+                rows[number] = row
         except (json.JSONDecodeError, RecursionError):
             problems.append(f"line {number}: not JSON")
         except ValueError as error:
             problems.append(f"line {number}: {error}")
-        else:
-            if row is not None:
-                rows[number] = row
     if problems or not rows:
         raise ProblemsError(_name_of(path), problems or [nothing])
     return rows

@@ -167,10 +167,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return 100 * sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def _natural(name: str) -> list[int | str]:
     """Names in the order in which people count: step-9 before step-10."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    # Every second part is a number, so that a text never meets one.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def bench_lines(result: Bench) -> list[list[str]]:

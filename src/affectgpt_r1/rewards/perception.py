@@ -152,16 +152,12 @@ def bradley_terry(wins: NDArray[np.float64]) -> NDArray[np.float64] | None:
     compared = wins + wins.T
     n = len(wins)
     strengths = np.ones(n)
-    if n < 2:
-        return strengths
     if not np.linalg.matrix_power((compared > 0) | np.eye(n, dtype=bool), n).all():
         return None
     for _ in range(1000):
         rates = compared / (strengths[:, None] + strengths) + np.diag(1 / (strengths + 1))
-        updated = (wins.sum(axis=1) + 0.5) / rates.sum(axis=1)
-        done = np.allclose(updated, strengths, rtol=1e-12, atol=0)
-        strengths = updated
-        if done:
+        previous, strengths = strengths, (wins.sum(axis=1) + 0.5) / rates.sum(axis=1)
+        if np.allclose(strengths, previous, rtol=1e-12, atol=0):
             break
     return strengths
 
