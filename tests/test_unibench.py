@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -106,6 +106,7 @@ def test_the_mean_is_the_plain_mean_of_the_nine_times_100() -> None:
         unique_by=lambda cell: cell[:2],
     )
 )
+@settings(deadline=None)
 def test_the_best_of_each_set_is_never_below_the_fixed(
     cells: list[tuple[str, int, list[str]]],
 ) -> None:

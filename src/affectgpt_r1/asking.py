@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -131,13 +132,13 @@ async def _ask_all(
     secret = os.environ.get("OPENAI_API_KEY")
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     gate = asyncio.Semaphore(server.concurrency)
-    answers: dict[str, str | None] = dict.fromkeys(questions)
+    answers: dict[str, str | None] = {}
     heard = asyncio.Event()  # that the server is there
-    lost = done = 0
+    lost = 0
 
     async def one(key: str) -> None:
         """What was kept of a question, or else the server's answer."""
-        nonlocal lost, done
+        nonlocal lost
         path = _path(cache, server, key)
         answer = _kept(path, read)
         if answer is None:
@@ -147,17 +148,13 @@ async def _ask_all(
                     answer = await _ask(client, questions[key], server, path, read, heard)
                     lost += answer is None
         answers[key] = answer
-        done += 1
         if progress:
-            progress(done, len(questions))
+            progress(len(answers), len(questions))
 
     async with httpx.AsyncClient(headers=headers, timeout=server.timeout_s) as client:
-        work = asyncio.gather(*map(one, questions))
-        try:
-            await asyncio.wait_for(work, server.budget_s)
-        except TimeoutError:
-            _log.debug("%s: the time for this step's questions is up", server.url)
-    return answers
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*map(one, questions)), server.budget_s)
+    return {key: answers.get(key) for key in questions}
 
 
 def _path(cache: Path, server: Server, key: str) -> Path:

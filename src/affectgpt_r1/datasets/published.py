@@ -223,38 +223,35 @@ def _read_names(
 
 def _check(clip: Clip, found: _Found) -> Clip | None:
     """The clip with those of its files that can be used; None: it has neither picture nor sound."""
-    usable: dict[str, Any] = {"description": clip.description or None}
     for role in ("video", "audio", "faces"):
-        path = getattr(clip, role)
-        usable[role] = None
-        if path is None or not path.is_file():
-            found["missing", role].append(clip.id)
-        elif fault := _fault(path, role):
-            found["broken", fault].append(clip.id)
-        else:
-            usable[role] = path
+        if fault := _fault(getattr(clip, role), role):
+            found[fault].append(clip.id)
+            clip = replace(clip, **{role: None})  # type: ignore[arg-type]
     for role in ("subtitle", "description"):
         if getattr(clip, role) == "":
             found["missing", role].append(clip.id)
-    if usable["video"] or usable["audio"]:
-        return replace(clip, **usable)
+    if clip.video or clip.audio:
+        return replace(clip, description=clip.description or None)
     found["left out", "no media"].append(clip.id)
     return None
 
 
-def _fault(path: Path, role: str) -> str:
-    """What is wrong with a file by its size and, of face crops, its header."""
+def _fault(path: Path | None, role: str) -> tuple[str, str] | None:
+    """Why a file cannot be used, by its size and, of face crops, its header."""
+    if path is None or not path.is_file():
+        return "missing", role
     if not path.stat().st_size:
-        return f"empty {role}"
+        return "broken", f"empty {role}"
     if role != "faces":
-        return ""
+        return None
     try:
         crops = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OverflowError, SyntaxError, TypeError, TokenError):
-        return "wrong faces"
+        return "broken", "wrong faces"
     if not crops.size:
-        return "faces without a face"
-    return "wrong faces" if crops.dtype != np.uint8 or crops.shape[3:] != (3,) else ""
+        return "broken", "faces without a face"
+    right = crops.dtype == np.uint8 and crops.shape[3:] == (3,)
+    return None if right else ("broken", "wrong faces")
 
 
 def _files(root: Path, folders: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:

@@ -60,9 +60,8 @@ def download(
         LexiconError: a file cannot be fetched, or is not the one that was published.
     """
     wrong = verify(folder)
-    for done, name in enumerate(FILES, 1):
+    for done, (name, (place, digest)) in enumerate(FILES.items(), 1):
         if name in wrong:
-            place, digest = FILES[name]
             content = _fetched(f"{source}/{place}")
             found = hashlib.sha256(content).hexdigest()
             if found != digest:
@@ -94,10 +93,9 @@ def verify(folder: Path) -> dict[str, str]:
 def _fetched(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply:
-            content: bytes = reply.read()
+            return bytes(reply.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise LexiconError(
             f"{address} cannot be fetched ({' '.join(str(error).split())}): try again where there "
             "is a connection, or copy the folder and name it with --lexicon-folder"
         ) from None
-    return content

@@ -135,14 +135,12 @@ def read_rows(path: Path, read: Callable[[Any], Row | None], nothing: str) -> di
         if not line.strip():
             continue
         try:
-            row = read(json.loads(line))
+            if (row := read(json.loads(line))) is not None:
+                rows[number] = row
         except (json.JSONDecodeError, RecursionError):
             problems.append(f"line {number}: not JSON")
         except ValueError as error:
             problems.append(f"line {number}: {error}")
-        else:
-            if row is not None:
-                rows[number] = row
     if problems or not rows:
         raise ProblemsError(_name_of(path), problems or [nothing])
     return rows
@@ -229,8 +227,6 @@ def is_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     """Whether it is a number that a float can hold."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) <= sys.float_info.max
+    return type(value) in (int, float) and bool(abs(value) <= sys.float_info.max)

@@ -185,9 +185,8 @@ def _searched(
     """Answers with those words added to each for which the reward pays most; by beam search."""
     places = random.Random(0).sample(range(len(honest)), min(_SEARCHED_CLIPS, len(honest)))
     some = Payer([payer.clips[i] for i in places], payer.rule, payer.lexicon)
-    level = payer.rule.level
     # Words of equal classes pay equally: the commonest stands for all.
-    voices = {payer.lexicon.classes(word, level): word for word in reversed(words)}
+    voices = {payer.lexicon.classes(word, payer.rule.level): word for word in reversed(words)}
 
     def value(added: Words) -> float:
         padded = some.write([[*honest[i], *added] for i in places])
@@ -204,10 +203,10 @@ def _last_words(clip: Clip, lexicon: Lexicon) -> Words:
 
 def _of_others(clips: Sequence[Clip], count: int) -> Sequence[Words]:
     """For each clip the labels of the next clips of other groups, as far as there are any."""
-    ring = [(clip.group or clip.id, clip.labels or ()) for clip in clips] * 2
-    n, found = len(clips), []
-    for i, (own, _) in enumerate(ring[:n]):
-        others = [labels for group, labels in ring[i + 1 : i + n] if group != own]
+    rows = [(clip.group or clip.id, clip.labels or ()) for clip in clips]
+    found = []
+    for i, (own, _) in enumerate(rows):
+        others = [labels for group, labels in rows[i + 1 :] + rows[:i] if group != own]
         found.append([word for labels in others[:count] for word in labels])
     return found
 

@@ -97,7 +97,6 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
         InputError: a row names no data set, or one that is not of the benchmark.
     """
     rows = []
-    places: dict[str, set[Path]] = {}
     for path in paths:
         for row in read_answers(path):
             name = re.sub(r"[^a-z0-9]", "", (row.dataset or "").lower().replace("+", "plus"))
@@ -107,10 +106,9 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
                     f"{path}: {row.id!r} is of data set {row.dataset!r}, which is none of "
                     f"{', '.join(SETS)}: name it in the column `dataset`"
                 )
-            if row.checkpoint is None:
-                places.setdefault(name, set()).add(path)
             rows.append((path, replace(row, dataset=name)))
-    apart = any(len(files) > 1 for files in places.values())
+    unnamed = {(row.dataset, path) for path, row in rows if row.checkpoint is None}
+    apart = len(unnamed) > len({dataset for dataset, _ in unnamed})
     stems = len({path.stem for path in paths}) == len(set(paths))
     names = {path: path.stem if stems else str(path) for path in paths}
     return [
@@ -169,10 +167,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return 100 * sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def _natural(name: str) -> list[int | str]:
     """Names in the order in which people count: step-9 before step-10."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    # Every second part is a number, so that a text never meets one.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def bench_lines(result: Bench) -> list[list[str]]:

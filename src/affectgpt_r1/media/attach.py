@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import wave
+from collections.abc import Iterable
 from mimetypes import guess_type
 from typing import Literal
 
@@ -19,7 +20,7 @@ from affectgpt_r1.media.video import read_frames
 
 Take = Literal["frames", "video"]
 
-_FRAMES, _LONGER_EDGE = 8, 512
+_FRAMES, _SIZE = 8, (512, 512)
 
 
 def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
@@ -34,15 +35,17 @@ def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
     Raises:
         MissingFileError, MediaError: a file cannot be read.
     """
+    pictures: Iterable[NDArray[np.uint8]] = ()
     parts: list[dict[str, object]] = []
-    if clip.video is None and clip.faces is not None:
-        parts += _pictures(read_media(clip).faces)
-    elif clip.video is not None and take == "video":
+    if clip.video is None:
+        pictures = read_media(clip).faces if clip.faces is not None else ()
+    elif take == "video":
         kind = guess_type(clip.video.name)[0] or "video/mp4"
         with opened(clip.video):  # refuses what is not there, no media, or too large
             parts.append(_linked("video_url", _uri(kind, clip.video.read_bytes())))
-    elif clip.video is not None:
-        parts += _pictures(read_frames(clip.video, _FRAMES)[0])
+    else:
+        pictures = read_frames(clip.video, _FRAMES)[0]
+    parts += [_linked("image_url", jpeg_uri(picture, _SIZE)) for picture in pictures]
     sounding = clip.audio or clip.video
     waveform = read_waveform(sounding)[0] if sounding is not None else None
     if waveform is not None:
@@ -60,11 +63,6 @@ def jpeg_uri(picture: NDArray[np.uint8], size: tuple[int, int]) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)
     return _uri("image/jpeg", file.getvalue())
-
-
-def _pictures(pictures: NDArray[np.uint8]) -> list[dict[str, object]]:
-    size = (_LONGER_EDGE, _LONGER_EDGE)
-    return [_linked("image_url", jpeg_uri(picture, size)) for picture in pictures]
 
 
 def _linked(kind: str, uri: str) -> dict[str, object]:

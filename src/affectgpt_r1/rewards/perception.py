@@ -152,16 +152,12 @@ def bradley_terry(wins: NDArray[np.float64]) -> NDArray[np.float64] | None:
     compared = wins + wins.T
     n = len(wins)
     strengths = np.ones(n)
-    if n < 2:
-        return strengths
     if not np.linalg.matrix_power((compared > 0) | np.eye(n, dtype=bool), n).all():
         return None
     for _ in range(1000):
         rates = compared / (strengths[:, None] + strengths) + np.diag(1 / (strengths + 1))
-        updated = (wins.sum(axis=1) + 0.5) / rates.sum(axis=1)
-        done = np.allclose(updated, strengths, rtol=1e-12, atol=0)
-        strengths = updated
-        if done:
+        previous, strengths = strengths, (wins.sum(axis=1) + 0.5) / rates.sum(axis=1)
+        if np.allclose(strengths, previous, rtol=1e-12, atol=0):
             break
     return strengths
 
@@ -172,15 +168,14 @@ def group_values(strengths: Sequence[float | None], by: By) -> list[float]:
     >>> group_values([3.0, 1.0, 0.5, None], "half")
     [1.0, 1.0, 0.0, 0.0]
     """
+    known = [s or 0.0 for s in strengths]
     if by == "half":
-        ranked = sorted((s for s in strengths if s is not None), reverse=True)
-        worst = ranked[: (len(strengths) + 1) // 2][-1:]
+        worst = sorted(known)[len(known) // 2]
         # Equal answers are equal: what the fit rounds differently is no difference.
-        return [float(s is not None and s >= worst[0] * (1 - 1e-9)) for s in strengths]
+        return [float(s > 0 and s >= worst * (1 - 1e-9)) for s in known]
     values = []
-    for i, s in enumerate(strengths):
-        others = [other for j, other in enumerate(strengths) if j != i]
-        won = [1.0 if other is None else s / (s + other) for other in others] if s else [0.0]
+    for i, s in enumerate(known):
+        won = [s / (s + other) for other in known[:i] + known[i + 1 :]] if s else [0.0]
         values.append(sum(won) / max(len(won), 1))
     return values
 
