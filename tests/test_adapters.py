@@ -87,7 +87,7 @@ def test_a_thinking_that_was_parsed_away_is_read() -> None:
 
 def test_trl_trains_with_it(tmp_path: Path) -> None:
     tokenizer = nano_tokenizer()
-    model = taught(nano_language_model(len(tokenizer), seed=0), tokenizer)
+    model = taught(nano_language_model(seed=0), tokenizer)
     before = model.lm_head.weight.detach().clone()
     rows = [{"prompt": PROMPT, "emotions": ["happy", "glad"], "video": "a.mp4"}] * 4
     groups: list[Group] = []

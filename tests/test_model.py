@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
-from affectgpt_r1.model.profiles import load_processor
+from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor
 from affectgpt_r1.model.weights import load_language_model
 from tiny import examples, fill_adapter, prompt_batch, same_weights, tiny_model
 
@@ -129,6 +131,13 @@ def test_missing_weights_name_profile_and_command() -> None:
 def test_the_same_seed_makes_the_same_model() -> None:
     assert same_weights(tiny_model(seed=3)[0], tiny_model(seed=3)[0])
     assert not same_weights(tiny_model(seed=3)[0], tiny_model(seed=4)[0])
+
+
+def test_the_nano_tokenizer_is_what_its_tool_makes(tmp_path: Path) -> None:
+    tool = Path(__file__).parents[1] / "tools" / "nano_tokenizer.py"
+    subprocess.run([sys.executable, tool, "--output", tmp_path], check=True, capture_output=True)
+    (made,) = tmp_path.iterdir()
+    assert made.read_text() == (NANO_FOLDER / made.name).read_text()
 
 
 def test_modality_tokens_start_near_the_norm_of_embeddings() -> None:

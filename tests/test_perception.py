@@ -34,7 +34,6 @@ from affectgpt_r1.perception.clip import ClipImageEncoder
 from affectgpt_r1.perception.encode import encode_clips
 from affectgpt_r1.perception.features import (
     BatchEncoder,
-    Encoders,
     EncoderSource,
     encoder_identity,
     perceive,
@@ -112,7 +111,7 @@ class MeanEncoder:
 
 
 def source(visual: Any, audio: Any, view: Any = "face") -> EncoderSource:
-    return EncoderSource.of(Encoders(visual, audio, view))
+    return EncoderSource.of(visual, audio, view)
 
 
 class WrongEncoder(MeanEncoder):
@@ -646,11 +645,9 @@ def test_one_clip_that_encodes_to_nonsense_does_not_spoil_its_batch(tmp_path: Pa
     clips = []
     for name, gain in (("a", 0.1), ("b", np.nan), ("c", 0.2)):
         samples = (gain * np.sin(np.arange(3 * RATE_HZ) / 9))[None].astype("f4")
-        wav = write_sound(
-            tmp_path / f"{name}.wav", "pcm_f32le", samples[None].astype("f4"), RATE_HZ
-        )
+        wav = write_sound(tmp_path / f"{name}.wav", "pcm_f32le", samples, RATE_HZ)
         clips.append(Clip(name, audio=wav))
-    encoders = EncoderSource.of(Encoders(GradientFaceEncoder(), encoder))
+    encoders = EncoderSource.of(GradientFaceEncoder(), encoder)
     cache = FeatureCache(tmp_path / "cache")
     fates = encode_clips(clips, encoders, cache, Guard(1), batch_clips=3)
     assert fates == {"encoded": 2, "failed": 1}

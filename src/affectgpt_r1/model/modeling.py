@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
@@ -29,6 +28,7 @@ from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.shared_prefix import share_prefixes
 from affectgpt_r1.model.weights import load_language_model, weights_digest
+from affectgpt_r1.perception.pretrained import load_weights, loading
 
 #: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -263,16 +263,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         config = read_config(folder)
         language_model: Any
         if _carries_language_model(config):
-            own = (folder / _LANGUAGE_MODEL).parent
-            try:
-                language_model = AutoModelForCausalLM.from_pretrained(
-                    own, dtype=dtype, local_files_only=True
-                )
-            except (OSError, ValueError, SafetensorError) as error:
-                raise ModelFolderError(
-                    f"{own}: the language model is missing or damaged "
-                    f"({type(error).__name__}): copy the whole model folder again"
-                ) from None
+            own = str((folder / _LANGUAGE_MODEL).parent)
+            with loading(folder, what="language model"):
+                language_model = load_weights(AutoModelForCausalLM, own, dtype=dtype)
         else:
             assert config.language_model is not None
             language_model = load_language_model(
@@ -295,7 +288,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ModelFolderError: a file is missing, damaged, or of other shapes.
         """
-        try:
+        with loading(folder, what="fusion and adapter"):
             for file, own in self._parts().items():
                 if file == _LANGUAGE_MODEL and self.config.lora_rank > 0:
                     continue  # frozen: it came with the model
@@ -304,11 +297,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     raise ValueError(f"{file} holds tensors of other names or shapes")
                 for name, tensor in read.items():
                     own[name].copy_(tensor)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ModelFolderError(
-                f"{folder}: fusion or adapter weights do not fit "
-                f"({str(error).splitlines()[0]}): copy the whole model folder again"
-            ) from None
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         """The tensors that a model folder holds, by file and name; the model's own memory."""
@@ -336,15 +324,11 @@ def read_config(folder: Path) -> AffectGPTConfig:
             f"no model at {folder}: train one (`affectgpt-r1 train cold-start small-cold-start`) "
             "or name the folder of a trained model"
         )
-    try:
+    with loading(path, what="configuration"):
         settings = json.loads(path.read_text(encoding="utf-8"))
         kind = settings.get("model_type")
         if kind == AffectGPTConfig.model_type:
             return AffectGPTConfig.from_dict(settings)
-    except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ModelFolderError(
-            f"{path}: not readable ({str(error).splitlines()[0]}): copy the model folder again"
-        ) from None
     raise ModelFolderError(
         f"{path}: holds a {kind!r} model, not an {AffectGPTConfig.model_type!r} one: name the "
         "folder of an AffectGPT-R1 model"
