@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python tools/nano_tokenizer.py
 
-Writes `tokenizer.json`, beside the `config.json` of the nano profile's language model. Another
-tokenizer makes every nano model another one.
+Writes `tokenizer.json` and `tokenizer_config.json`, beside the `config.json` of the nano profile's
+language model. Another tokenizer makes every nano model another one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from affectgpt_r1.dialogue import QUESTIONS, STOP, Text, prompt_pieces
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -25,7 +26,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=NANO_FOLDER, help="default: the package's")
     output = parser.parse_args().output
     vocabulary = json.loads((NANO_FOLDER / "config.json").read_text())["vocab_size"]
-    trained(vocabulary).save(str(output / "tokenizer.json"))
+    tokenizer = trained(vocabulary)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    ).save_pretrained(output)
 
 
 def trained(vocabulary: int) -> Tokenizer:

@@ -50,7 +50,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config: AffectGPTConfig
     config_class = AffectGPTConfig
     base_model_prefix = "language_model"
-    main_input_name = "input_ids"
     input_modalities = ["video", "audio", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -151,10 +150,10 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits_to_keep: the last so many positions get logits; 0 means all.
             run: called with this model, and its result returned, instead of all the above: so
                 what scores and samples is a forward pass to whatever wraps the model.
-            **kwargs: `num_items_in_batch` is the loss's; the others are the language model's.
+            **kwargs: the language model's.
 
         Returns:
-            loss (mean over labelled tokens, or their sum / `num_items_in_batch`), logits, cache.
+            loss (mean over labelled tokens), logits, cache.
         """
         if run is not None:
             return run(self)
@@ -166,7 +165,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             else:
                 inputs_embeds = self.embed(input_ids, modality, visual, audio)
-        items = kwargs.pop("num_items_in_batch", None)
         output = self.language_model.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -180,7 +178,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             wanted = labels[:, 1:] != -100
             logits = head(hidden[:, :-1][wanted]).float()  # (N, V)
             loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
-            loss = loss / (items if items is not None else wanted.sum().clamp(min=1))
+            loss = loss / wanted.sum().clamp(min=1)
             return CausalLMOutputWithPast(loss=loss, past_key_values=output.past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return CausalLMOutputWithPast(

@@ -12,16 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
-from affectgpt_r1.config import LoraSettings
+from affectgpt_r1.config import EncoderSettings, LoraSettings
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
@@ -55,21 +48,9 @@ class Profile:
     view: View = "face"
     face_model: Path | None = None
 
-    def but(
-        self,
-        visual: str | None = None,
-        audio: str | None = None,
-        view: View | None = None,
-        face_model: Path | str | None = None,
-    ) -> Profile:
-        """This profile with other encoders, view or detector, where they are not None."""
-        return replace(
-            self,
-            visual=visual or self.visual,
-            audio=audio or self.audio,
-            view=view or self.view,
-            face_model=Path(face_model) if face_model else self.face_model,
-        )
+    def but(self, chosen: EncoderSettings) -> Profile:
+        """This profile with other encoders, view or detector, where any are chosen."""
+        return replace(self, **chosen.model_dump(exclude_none=True))
 
 
 PROFILES = {
@@ -110,12 +91,13 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
     Raises:
         ModelFolderError: by `load`: names or settings of what is here differ.
     """
-    profile = PROFILES[config.profile].but(
+    chosen = EncoderSettings(
         visual=config.visual_source,
         audio=config.audio_source,
         view=config.view,
-        face_model=config.face_model,
+        face_model=Path(config.face_model) if config.face_model else None,
     )
+    profile = PROFILES[config.profile].but(chosen)
 
     @cache
     def here() -> EncoderSource:
@@ -157,12 +139,11 @@ def create_model(
     """
     visual, audio = source.load()
     if profile.language_model is None:
-        tokenizer, digest = nano_tokenizer(), ""
+        folder, digest = str(NANO_FOLDER), ""
         language_model = nano_language_model(seed)
     else:
         language_model = load_language_model(profile.language_model, profile=profile.name)
-        folder, digest = language_model.name_or_path, weights_digest(language_model)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        folder, digest = str(language_model.name_or_path), weights_digest(language_model)
     config = AffectGPTConfig(
         # A copy: the outer model's set-up would undo the language model's choice of attention.
         text_config=deepcopy(language_model.config),
@@ -183,6 +164,7 @@ def create_model(
         lora_dropout=lora.dropout,
     )
     model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return model, AffectGPTProcessor(tokenizer)
 
 
@@ -203,13 +185,3 @@ def nano_language_model(seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         return model.eval()
-
-
-def nano_tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE of 1,024 pieces, trained on prompt and wheel words."""
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(NANO_FOLDER / "tokenizer.json"),
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-    )

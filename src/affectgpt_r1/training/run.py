@@ -78,7 +78,7 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     if check_run(folder, recipe):
         return RunResult(folder / "model", 0, None)
     clips = _training_clips(recipe.data)
-    profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
+    profile = PROFILES[recipe.profile].but(recipe.encoders)
     encoders = encoder_source(profile)
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
     examples = _examples(clips, encoders, recipe.data, watch)
