@@ -759,9 +759,10 @@ def test_a_damaged_checkpoint_is_an_error_of_the_input(speech_folder: Path) -> N
     path.unlink()
     with pytest.raises(ModelFolderError, match="no whole model"):
         load_speech(speech_folder)
-    (speech_folder / "config.json").write_text("{}")
-    with pytest.raises(ModelFolderError, match="no whole model"):
-        load_speech(speech_folder)
+    for text in ('{"model_type": "hubert", "hidden_size": "wide"}', "{}"):
+        (speech_folder / "config.json").write_text(text)
+        with pytest.raises(ModelFolderError, match="no whole model"):
+            load_speech(speech_folder)
 
 
 def test_a_model_of_another_kind_or_too_small_is_refused(tmp_path: Path) -> None:

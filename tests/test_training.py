@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from affectgpt_r1.clips import Clip, read_manifest
-from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, LoraSettings
+from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, LoraSettings, recipe_yaml
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, TrainingError
@@ -261,6 +261,10 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     other = cold_start_recipe(tmp_path / "run", learning_rate=0.1)
     with pytest.raises(CheckpointError, match=r"optimizer\.learning_rate"):
         check_run(tmp_path / "run", other)
+    for text in (recipe_yaml(grpo_recipe(tmp_path / "run")), "a: ["):
+        written.write_text(text)
+        with pytest.raises(CheckpointError, match="another stage or release"):
+            check_run(tmp_path / "run", recipe)
     (tmp_path / "else").mkdir()
     (tmp_path / "else/file").write_text("x")
     with pytest.raises(CheckpointError, match="other files"):
