@@ -98,7 +98,6 @@ def _convert(gguf: Path, folder: Path) -> None:
         )
         # A model read from GGUF refuses to be saved, although its tensors are plain ones now.
         model.hf_quantizer = None
-        del model.config.quantization_config
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(**source).save_pretrained(unfinished)
         try:
