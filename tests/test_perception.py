@@ -10,7 +10,7 @@ import sys
 import wave
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import av
 import numpy as np
@@ -656,6 +656,19 @@ def test_one_clip_that_encodes_to_nonsense_does_not_spoil_its_batch(tmp_path: Pa
         kept, alone = cache.get(encoders.key(clip)), perceive(clip, encoders)
         assert kept is not None
         assert np.abs(kept.audio - alone.audio).max() < 1e-5
+
+
+def test_encoders_that_cannot_be_loaded_are_no_fault_of_the_clips(
+    tmp_path: Path, sound_clip: Clip
+) -> None:
+    def load() -> NoReturn:
+        raise MissingFileError("no weights here")
+
+    cache = FeatureCache(tmp_path / "cache")
+    waiting = replace(source(MeanEncoder(), MeanEncoder()), load=load)
+    with pytest.raises(MissingFileError, match="no weights"):
+        encode_clips([sound_clip], waiting, cache, Guard(1))
+    assert not (cache.folder / "failures.jsonl").exists()
 
 
 def test_windows_are_normalised_together() -> None:

@@ -119,6 +119,7 @@ def _encode(
     batch: dict[str, tuple[Clip, ClipMedia]], source: EncoderSource, cache: FeatureCache
 ) -> list[Path]:
     """Encode and keep a batch; the files of what was kept, the rest is listed."""
+    source.load()  # what is wrong with the encoders is no fault of the clips
     try:
         done = encoded({key: media for key, (_, media) in batch.items()}, source)
     except InputError as error:
