@@ -27,10 +27,9 @@ from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.media.video import read_frames, sampled_indices
 from affectgpt_r1.media.worker import Guard
-from affectgpt_r1.model.profiles import PROFILES, load_encoders
+from affectgpt_r1.model.profiles import PROFILES, encoder_source
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import encode_clips
-from affectgpt_r1.perception.features import EncoderSource
 
 COUNT = 8
 Read = Callable[[Path], NDArray[np.uint8]]
@@ -113,7 +112,7 @@ def copies(folder: Path, count: int) -> list[Clip]:
 
 def clips_a_second(clips: list[Clip], folder: Path) -> None:
     """Print the rate with one and two workers."""
-    source = EncoderSource.of(load_encoders(PROFILES["small"]))
+    source = encoder_source(PROFILES["small"])
     print("\n| workers | clips a second |\n|---|---|")
     for workers in (1, 2):
         cache = folder / f"cache-{workers}"
@@ -127,7 +126,7 @@ def clips_a_second(clips: list[Clip], folder: Path) -> None:
 
 def memory(clips: list[Clip], folder: Path) -> None:
     """Print the parent's memory after a tenth and after all."""
-    source = EncoderSource.of(load_encoders(PROFILES["small"]))
+    source = encoder_source(PROFILES["small"])
     seen: dict[int, int] = {}
 
     def told(done: int, total: int) -> None:

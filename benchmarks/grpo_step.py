@@ -69,13 +69,14 @@ def language_model(setting: Setting) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-    from affectgpt_r1.model.profiles import nano_tokenizer
+    from affectgpt_r1.model.profiles import NANO_FOLDER
     from affectgpt_r1.model.weights import SMOLLM2, load_language_model
 
     if not setting.on_gpu:
         model = load_language_model(SMOLLM2, profile="small")
         return model, AutoTokenizer.from_pretrained(model.name_or_path)
-    tokenizer = nano_tokenizer()  # no weights can be fetched: any words will do
+    # No weights can be fetched: any words will do.
+    tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
     config = Qwen2Config(
         vocab_size=152064,
         hidden_size=3584,

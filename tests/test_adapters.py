@@ -11,11 +11,12 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from transformers import AutoTokenizer
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.model.profiles import nano_language_model, nano_tokenizer
+from affectgpt_r1.model.profiles import NANO_FOLDER, nano_language_model
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.adapters import EmotionReward, PerceptionReward, emotion_reward
 from affectgpt_r1.rewards.perception import Group
@@ -86,8 +87,8 @@ def test_a_thinking_that_was_parsed_away_is_read() -> None:
 
 
 def test_trl_trains_with_it(tmp_path: Path) -> None:
-    tokenizer = nano_tokenizer()
-    model = taught(nano_language_model(len(tokenizer), seed=0), tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
+    model = taught(nano_language_model(seed=0), tokenizer)
     before = model.lm_head.weight.detach().clone()
     rows = [{"prompt": PROMPT, "emotions": ["happy", "glad"], "video": "a.mp4"}] * 4
     groups: list[Group] = []

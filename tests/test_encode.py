@@ -27,13 +27,13 @@ from affectgpt_r1.media.container import MAX_DURATION_S
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import encode_clips, to_encode
-from affectgpt_r1.perception.features import Encoders, EncoderSource, Features, perceive
+from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
 from affectgpt_r1.perception.upkeep import contents
 from test_media import write_sound, write_video
 
 STRESS = bool(os.environ.get("AFFECTGPT_R1_STRESS"))
-SOURCE = EncoderSource.of(Encoders(GradientFaceEncoder(), SignalSpeechEncoder()))
+SOURCE = EncoderSource.of(GradientFaceEncoder(), SignalSpeechEncoder())
 
 
 def deed(name: str) -> str:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
-from affectgpt_r1.model.profiles import nano_language_model, nano_tokenizer
+from affectgpt_r1.model.profiles import NANO_FOLDER, nano_language_model
 from trl_pair import LOSSES, Case, our_outcome, our_trainer, trl_outcome, trl_trainer
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize("loss_type", LOSSES)
 def test_loss_and_gradient_are_those_of_trl(loss_type: str, beta: float, tmp_path: Path) -> None:
-    tokenizer = nano_tokenizer()
-    language_model = nano_language_model(len(tokenizer), seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
+    language_model = nano_language_model(seed=0)
     prompts = [list(range(20, 50)), list(range(70, 90)), list(range(100, 141))]
     case = Case.random(prompts, group=4, longest=9, vocabulary=len(tokenizer))
     settings: dict[str, Any] = {"group": 4, "longest": 12, "loss_type": loss_type, "beta": beta}

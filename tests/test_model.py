@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from affectgpt_r1.dialogue import prompt_pieces
@@ -14,8 +17,9 @@ from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
-from affectgpt_r1.model.profiles import load_processor
+from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor, nano_language_model
 from affectgpt_r1.model.weights import load_language_model
+from affectgpt_r1.perception.pretrained import loading
 from tiny import examples, fill_adapter, prompt_batch, same_weights, tiny_model
 
 # The authors' names of the linears, as in oracle/fusion.json, and ours.
@@ -131,6 +135,14 @@ def test_the_same_seed_makes_the_same_model() -> None:
     assert not same_weights(tiny_model(seed=3)[0], tiny_model(seed=4)[0])
 
 
+def test_the_nano_tokenizer_is_what_its_tool_makes(tmp_path: Path) -> None:
+    tool = Path(__file__).parents[1] / "tools" / "nano_tokenizer.py"
+    subprocess.run([sys.executable, tool, "--output", tmp_path], check=True, capture_output=True)
+    made = sorted(tmp_path.iterdir())
+    assert [path.name for path in made] == ["tokenizer.json", "tokenizer_config.json"]
+    assert all(path.read_text() == (NANO_FOLDER / path.name).read_text() for path in made)
+
+
 def test_modality_tokens_start_near_the_norm_of_embeddings() -> None:
     model, _ = tiny_model()
     pairs = examples(16)
@@ -197,7 +209,9 @@ def test_the_loss_falls_on_labelled_positions_only() -> None:
     assert float((model(**batch, labels=labels).loss - expected).abs()) < 1e-5
 
 
-@pytest.mark.parametrize("damage", ["missing", "text", "other-model", "torn", "no-fusion"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "text", "list", "other-model", "torn", "no-fusion", "no-layer"]
+)
 def test_a_damaged_model_folder_is_one_clear_line(tmp_path: Path, damage: str) -> None:
     model, _ = tiny_model()
     folder = tmp_path / "model"
@@ -205,6 +219,8 @@ def test_a_damaged_model_folder_is_one_clear_line(tmp_path: Path, damage: str) -
         model.save_pretrained(folder)
     if damage == "text":
         (folder / "config.json").write_text("not json")
+    if damage == "list":
+        (folder / "config.json").write_text("[]")
     if damage == "other-model":
         (folder / "config.json").write_text('{"model_type": "llama"}')
     if damage == "torn":
@@ -212,9 +228,43 @@ def test_a_damaged_model_folder_is_one_clear_line(tmp_path: Path, damage: str) -
         path.write_bytes(path.read_bytes()[:-100])
     if damage == "no-fusion":
         (folder / "fusion.safetensors").unlink()
+    if damage == "no-layer":  # which transformers would fill with random numbers
+        path = folder / "language_model/model.safetensors"
+        tensors = load_file(path)
+        del tensors["model.norm.weight"]
+        save_file(tensors, path, {"format": "pt"})
     with pytest.raises(ModelFolderError, match=str(folder)) as caught:
         AffectGPTForConditionalGeneration.from_pretrained(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_tokenizer_is_an_error_of_the_input(tmp_path: Path) -> None:
+    _, processor = tiny_model()
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("not json")
+    with pytest.raises(ModelFolderError, match="no whole tokenizer"):
+        load_processor(tmp_path)
+
+
+def test_damaged_weights_of_a_language_model_are_an_error_of_the_input(tmp_path: Path) -> None:
+    nano_language_model(seed=0).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelFolderError, match="no whole model"):
+        load_language_model(str(tmp_path), profile="full")
+
+
+def test_an_error_without_a_message_is_told_by_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="no whole model \\(EOFError\\)"), loading(tmp_path):
+        raise EOFError
+
+
+def test_a_model_of_an_older_release_still_loads(tmp_path: Path) -> None:
+    model, _ = tiny_model()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bos_at_inference": True}))
+    assert same_weights(model, AffectGPTForConditionalGeneration.from_pretrained(tmp_path))
 
 
 def test_the_configuration_reads_back(tmp_path: Path) -> None:

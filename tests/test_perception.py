@@ -10,7 +10,7 @@ import sys
 import wave
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import av
 import numpy as np
@@ -34,7 +34,6 @@ from affectgpt_r1.perception.clip import ClipImageEncoder
 from affectgpt_r1.perception.encode import encode_clips
 from affectgpt_r1.perception.features import (
     BatchEncoder,
-    Encoders,
     EncoderSource,
     encoder_identity,
     perceive,
@@ -112,7 +111,7 @@ class MeanEncoder:
 
 
 def source(visual: Any, audio: Any, view: Any = "face") -> EncoderSource:
-    return EncoderSource.of(Encoders(visual, audio, view))
+    return EncoderSource.of(visual, audio, view)
 
 
 class WrongEncoder(MeanEncoder):
@@ -648,7 +647,7 @@ def test_one_clip_that_encodes_to_nonsense_does_not_spoil_its_batch(tmp_path: Pa
         samples = (gain * np.sin(np.arange(3 * RATE_HZ) / 9))[None].astype("f4")
         wav = write_sound(tmp_path / f"{name}.wav", "pcm_f32le", samples, RATE_HZ)
         clips.append(Clip(name, audio=wav))
-    encoders = EncoderSource.of(Encoders(GradientFaceEncoder(), encoder))
+    encoders = EncoderSource.of(GradientFaceEncoder(), encoder)
     cache = FeatureCache(tmp_path / "cache")
     fates = encode_clips(clips, encoders, cache, Guard(1), batch_clips=3)
     assert fates == {"encoded": 2, "failed": 1}
@@ -657,6 +656,19 @@ def test_one_clip_that_encodes_to_nonsense_does_not_spoil_its_batch(tmp_path: Pa
         kept, alone = cache.get(encoders.key(clip)), perceive(clip, encoders)
         assert kept is not None
         assert np.abs(kept.audio - alone.audio).max() < 1e-5
+
+
+def test_encoders_that_cannot_be_loaded_are_no_fault_of_the_clips(
+    tmp_path: Path, sound_clip: Clip
+) -> None:
+    def load() -> NoReturn:
+        raise MissingFileError("no weights here")
+
+    cache = FeatureCache(tmp_path / "cache")
+    waiting = replace(source(MeanEncoder(), MeanEncoder()), load=load)
+    with pytest.raises(MissingFileError, match="no weights"):
+        encode_clips([sound_clip], waiting, cache, Guard(1))
+    assert not (cache.folder / "failures.jsonl").exists()
 
 
 def test_windows_are_normalised_together() -> None:
@@ -760,9 +772,10 @@ def test_a_damaged_checkpoint_is_an_error_of_the_input(speech_folder: Path) -> N
     path.unlink()
     with pytest.raises(ModelFolderError, match="no whole model"):
         load_speech(speech_folder)
-    (speech_folder / "config.json").write_text("{}")
-    with pytest.raises(ModelFolderError, match="no whole model"):
-        load_speech(speech_folder)
+    for text in ('{"model_type": "hubert", "hidden_size": "wide"}', "{}"):
+        (speech_folder / "config.json").write_text(text)
+        with pytest.raises(ModelFolderError, match="no whole model"):
+            load_speech(speech_folder)
 
 
 def test_a_model_of_another_kind_or_too_small_is_refused(tmp_path: Path) -> None:

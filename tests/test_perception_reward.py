@@ -44,7 +44,6 @@ from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import Predictor
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
-from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardRule, reward
 from affectgpt_r1.rewards.perception import (
     By,
@@ -358,7 +357,7 @@ def test_a_judge_is_shown_pictures_and_sound(
 
 def predictor() -> Predictor:
     model, processor = tiny_model()
-    return Predictor(model, processor, EncoderSource.of(ENCODERS), "tiny")
+    return Predictor(model, processor, ENCODERS, "tiny")
 
 
 def test_the_likelihood_judge_ranks_by_the_models_own_probability() -> None:

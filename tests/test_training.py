@@ -20,16 +20,15 @@ import pytest
 import torch
 
 from affectgpt_r1.clips import Clip, read_manifest
-from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
+from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, LoraSettings, recipe_yaml
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, TrainingError
 from affectgpt_r1.evaluation.predict import perceive_clips
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
-from affectgpt_r1.model.profiles import PROFILES, create_model, load_encoders
+from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
@@ -262,6 +261,10 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     other = cold_start_recipe(tmp_path / "run", learning_rate=0.1)
     with pytest.raises(CheckpointError, match=r"optimizer\.learning_rate"):
         check_run(tmp_path / "run", other)
+    for text in (recipe_yaml(grpo_recipe(tmp_path / "run")), "a: ["):
+        written.write_text(text)
+        with pytest.raises(CheckpointError, match="another stage or release"):
+            check_run(tmp_path / "run", recipe)
     (tmp_path / "else").mkdir()
     (tmp_path / "else/file").write_text("x")
     with pytest.raises(CheckpointError, match="other files"):
@@ -421,9 +424,9 @@ def test_truncated_completions_can_be_left_out(tmp_path: Path) -> None:
 
 def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> None:
     # A model of the full profile, whose encoders are not on this machine, but for its weights.
-    encoders = load_encoders(PROFILES["nano"])
+    encoders = encoder_source(PROFILES["nano"])
     profile = replace(PROFILES["full"], language_model=None)
-    model, processor = create_model(profile, encoders, seed=0, lora_rank=4)
+    model, processor = create_model(profile, encoders, seed=0, lora=LoraSettings(rank=4))
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
 
@@ -455,7 +458,7 @@ def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> 
     with pytest.raises(MissingFileError, match="clip-vit-large-patch14"):
         train_grpo(recipe(manifest(4)), watch)
     clips = read_manifest(manifest(4))
-    perceive_clips(clips, EncoderSource.of(encoders), FeatureCache(tmp_path / "cache"))
+    perceive_clips(clips, encoders, FeatureCache(tmp_path / "cache"))
     assert train_grpo(recipe(manifest(4)), watch).steps == 4
     assert encoded == [1, 2, 3, 4]  # once a run, read from the cache; never again in an epoch
 

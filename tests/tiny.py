@@ -24,7 +24,7 @@ from affectgpt_r1.dialogue import prompt_pieces
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import PROFILES, create_model
-from affectgpt_r1.perception.features import Encoders, Features
+from affectgpt_r1.perception.features import EncoderSource, Features
 from affectgpt_r1.training.trainer import Examples
 
 WORDS = ("happy", "sad", "angry", "afraid")
@@ -42,7 +42,7 @@ class NumberEncoder:
         return np.zeros((len(steps), self.width), dtype=np.float32)
 
 
-ENCODERS = Encoders(
+ENCODERS = EncoderSource.of(
     NumberEncoder("numbers", VISUAL_WIDTH), NumberEncoder("numbers", AUDIO_WIDTH), "face"
 )
 
@@ -51,9 +51,8 @@ def tiny_model(
     lora_rank: int = 4, seed: int = 0
 ) -> tuple[AffectGPTForConditionalGeneration, AffectGPTProcessor]:
     """An untrained nano model over the made-up features."""
-    return create_model(
-        PROFILES["nano"], ENCODERS, seed=seed, lora_rank=lora_rank, lora_dropout=0.0
-    )
+    lora = LoraSettings(rank=lora_rank, dropout=0.0)
+    return create_model(PROFILES["nano"], ENCODERS, seed=seed, lora=lora)
 
 
 def fill_adapter(model: AffectGPTForConditionalGeneration, scale: float) -> None:

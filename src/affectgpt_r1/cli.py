@@ -403,6 +403,7 @@ def encode(
     ] = "local",
 ) -> None:
     """Encode clips into the feature cache; what cannot be read is listed in its failures.jsonl."""
+    from affectgpt_r1.config import EncoderSettings
     from affectgpt_r1.media.worker import Guard
     from affectgpt_r1.model.profiles import PROFILES, encoder_source
     from affectgpt_r1.perception.cache import feature_cache
@@ -410,8 +411,8 @@ def encode(
 
     clips = shard_of(read_manifest(manifest), shard)
     store, guard = feature_cache(cache), Guard(workers, wall_s, memory_mib << 20)
-    chosen = PROFILES[profile].but(visual, audio, view, face_model)
-    load = partial(encoder_source, chosen, device)
+    chosen = EncoderSettings(visual=visual, audio=audio, view=view, face_model=face_model)
+    load = partial(encoder_source, PROFILES[profile].but(chosen), device)
     wanted = to_encode(clips, store, retry=retry)
     with bars() as bar:
         if engine == "ray":
@@ -505,11 +506,13 @@ def cache_gc(
     cache: CacheOption = None,
 ) -> None:
     """Throw out of a feature cache all that such encoders do not need for such clips."""
+    from affectgpt_r1.config import EncoderSettings
     from affectgpt_r1.model.profiles import PROFILES, encoder_source
     from affectgpt_r1.perception.cache import feature_cache
     from affectgpt_r1.perception.upkeep import compact
 
-    source = encoder_source(PROFILES[profile].but(visual, audio, view, face_model))
+    chosen = EncoderSettings(visual=visual, audio=audio, view=view, face_model=face_model)
+    source = encoder_source(PROFILES[profile].but(chosen))
     with bars() as bar:
         keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
         _answer(compact(feature_cache(cache), keep, bar("packing")))

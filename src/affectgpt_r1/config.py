@@ -128,7 +128,7 @@ class EncoderSettings(Section):
     visual: str | None = None
     audio: str | None = None
     view: Literal["face", "frame"] | None = None
-    face_model: str | None = None
+    face_model: Path | None = None
 
 
 class ColdStartRecipe(Section):

@@ -42,15 +42,16 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         if durable:
-            _synced(unfinished)
+            sync(unfinished)
         unfinished.replace(path)
         if durable:
-            _synced(path.parent)
+            sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _synced(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or what stands in a folder, has reached the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -72,7 +72,7 @@ def _smollm2() -> Finding:
         return Finding(name, "unknown without transformers", False)
     from affectgpt_r1.model.weights import SMOLLM2, smollm2_gguf
 
-    if (user_cache_path("affectgpt-r1") / SMOLLM2 / "source.json").is_file():
+    if (user_cache_path("affectgpt-r1") / SMOLLM2).is_dir():
         return Finding(name, "converted")
     if smollm2_gguf() is not None:
         return Finding(name, "installed, converted at first use")

@@ -33,8 +33,6 @@ class AffectGPTConfig(PreTrainedConfig):
         visual_width, audio_width: D_v and D_a.
         lora_rank, lora_alpha, lora_dropout: of the adapter on all seven linears of every layer;
             rank 0: no adapter, the language model itself is trained.
-        bos_at_inference: whether a prompt begins with the beginning-of-sequence token, as it does
-            in training (MODEL.md, "Ours"; the authors' checkpoint: false).
     """
 
     model_type = "affectgpt"
@@ -58,5 +56,4 @@ class AffectGPTConfig(PreTrainedConfig):
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
-    bos_at_inference: bool = True
     tie_word_embeddings: bool = False

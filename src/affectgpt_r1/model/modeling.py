@@ -18,7 +18,6 @@ from typing import Any, Self
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
@@ -29,6 +28,7 @@ from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.shared_prefix import share_prefixes
 from affectgpt_r1.model.weights import load_language_model, weights_digest
+from affectgpt_r1.perception.pretrained import load_weights, loading
 
 #: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -50,7 +50,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config: AffectGPTConfig
     config_class = AffectGPTConfig
     base_model_prefix = "language_model"
-    main_input_name = "input_ids"
     input_modalities = ["video", "audio", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -151,10 +150,10 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             logits_to_keep: the last so many positions get logits; 0 means all.
             run: called with this model, and its result returned, instead of all the above: so
                 what scores and samples is a forward pass to whatever wraps the model.
-            **kwargs: `num_items_in_batch` is the loss's; the others are the language model's.
+            **kwargs: the language model's.
 
         Returns:
-            loss (mean over labelled tokens, or their sum / `num_items_in_batch`), logits, cache.
+            loss (mean over labelled tokens), logits, cache.
         """
         if run is not None:
             return run(self)
@@ -166,7 +165,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             else:
                 inputs_embeds = self.embed(input_ids, modality, visual, audio)
-        items = kwargs.pop("num_items_in_batch", None)
         output = self.language_model.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -180,7 +178,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             wanted = labels[:, 1:] != -100
             logits = head(hidden[:, :-1][wanted]).float()  # (N, V)
             loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
-            loss = loss / (items if items is not None else wanted.sum().clamp(min=1))
+            loss = loss / wanted.sum().clamp(min=1)
             return CausalLMOutputWithPast(loss=loss, past_key_values=output.past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return CausalLMOutputWithPast(
@@ -263,16 +261,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         config = read_config(folder)
         language_model: Any
         if _carries_language_model(config):
-            own = (folder / _LANGUAGE_MODEL).parent
-            try:
-                language_model = AutoModelForCausalLM.from_pretrained(
-                    own, dtype=dtype, local_files_only=True
-                )
-            except (OSError, ValueError, SafetensorError) as error:
-                raise ModelFolderError(
-                    f"{own}: the language model is missing or damaged "
-                    f"({type(error).__name__}): copy the whole model folder again"
-                ) from None
+            own = str((folder / _LANGUAGE_MODEL).parent)
+            with loading(folder, what="language model"):
+                language_model = load_weights(AutoModelForCausalLM, own, dtype=dtype)
         else:
             assert config.language_model is not None
             language_model = load_language_model(
@@ -295,7 +286,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ModelFolderError: a file is missing, damaged, or of other shapes.
         """
-        try:
+        with loading(folder, what="fusion and adapter"):
             for file, own in self._parts().items():
                 if file == _LANGUAGE_MODEL and self.config.lora_rank > 0:
                     continue  # frozen: it came with the model
@@ -304,11 +295,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     raise ValueError(f"{file} holds tensors of other names or shapes")
                 for name, tensor in read.items():
                     own[name].copy_(tensor)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ModelFolderError(
-                f"{folder}: fusion or adapter weights do not fit "
-                f"({str(error).splitlines()[0]}): copy the whole model folder again"
-            ) from None
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         """The tensors that a model folder holds, by file and name; the model's own memory."""
@@ -336,15 +322,11 @@ def read_config(folder: Path) -> AffectGPTConfig:
             f"no model at {folder}: train one (`affectgpt-r1 train cold-start small-cold-start`) "
             "or name the folder of a trained model"
         )
-    try:
+    with loading(path, what="configuration"):
         settings = json.loads(path.read_text(encoding="utf-8"))
         kind = settings.get("model_type")
         if kind == AffectGPTConfig.model_type:
             return AffectGPTConfig.from_dict(settings)
-    except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ModelFolderError(
-            f"{path}: not readable ({str(error).splitlines()[0]}): copy the model folder again"
-        ) from None
     raise ModelFolderError(
         f"{path}: holds a {kind!r} model, not an {AffectGPTConfig.model_type!r} one: name the "
         "folder of an AffectGPT-R1 model"

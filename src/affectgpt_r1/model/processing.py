@@ -45,7 +45,8 @@ class AffectGPTProcessor(ProcessorMixin):
 
     Args:
         tokenizer: the language model's.
-        bos_at_inference: whether a prompt for sampling begins with the beginning token.
+        bos_at_inference: whether a prompt for sampling begins with the beginning token, as it does
+            in training (MODEL.md, "Ours"; the authors' checkpoint: false).
         max_prompt_tokens: a longer prompt has its subtitle cut (the authors cut at 1,024).
         max_target_tokens: a longer target is cut.
     """

@@ -12,30 +12,18 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
-from affectgpt_r1.dialogue import QUESTIONS, STOP, Text, View, prompt_pieces
-from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.config import EncoderSettings, LoraSettings
+from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.weights import SMOLLM2, load_language_model, weights_digest
 from affectgpt_r1.perception.clip import ClipImageEncoder
-from affectgpt_r1.perception.features import (
-    AudioEncoder,
-    Encoders,
-    EncoderSource,
-    VisualEncoder,
-)
+from affectgpt_r1.perception.features import AudioEncoder, EncoderSource, VisualEncoder
+from affectgpt_r1.perception.pretrained import loading
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
 from affectgpt_r1.perception.speech import PretrainedSpeechEncoder
 
@@ -60,21 +48,9 @@ class Profile:
     view: View = "face"
     face_model: Path | None = None
 
-    def but(
-        self,
-        visual: str | None = None,
-        audio: str | None = None,
-        view: View | None = None,
-        face_model: Path | str | None = None,
-    ) -> Profile:
-        """This profile with other encoders, view or detector, where they are not None."""
-        return replace(
-            self,
-            visual=visual or self.visual,
-            audio=audio or self.audio,
-            view=view or self.view,
-            face_model=Path(face_model) if face_model else self.face_model,
-        )
+    def but(self, chosen: EncoderSettings) -> Profile:
+        """This profile with other encoders, view or detector, where any are chosen."""
+        return replace(self, **chosen.model_dump(exclude_none=True))
 
 
 PROFILES = {
@@ -88,14 +64,17 @@ PROFILES = {
     ),
 }
 
-_NANO_VOCABULARY = 1024
+#: The nano profile's language model, without weights, and its tokenizer, which
+#: `tools/nano_tokenizer.py` makes.
+NANO_FOLDER = Path(__file__).parent / "nano"
 
 
-def load_encoders(profile: Profile, device: str = "cpu") -> Encoders:
+def encoder_source(profile: Profile, device: str = "cpu") -> EncoderSource:
     """Load a profile's encoders, pretrained ones onto a device.
 
     Raises:
-        MissingFileError: their weights are not on this machine.
+        MissingFileError: their weights are not on this machine, or the face detector's file is not.
+        ModelFolderError: they are damaged, or of another kind.
     """
     visual: VisualEncoder = GradientFaceEncoder()
     audio: AudioEncoder = SignalSpeechEncoder()
@@ -103,16 +82,7 @@ def load_encoders(profile: Profile, device: str = "cpu") -> Encoders:
         visual = ClipImageEncoder.load(profile.visual, device=device)
     if profile.audio != "signal":
         audio = PretrainedSpeechEncoder.load(profile.audio, device=device)
-    return Encoders(visual, audio, profile.view, profile.face_model)
-
-
-def encoder_source(profile: Profile, device: str = "cpu") -> EncoderSource:
-    """A profile's encoders, loaded.
-
-    Raises:
-        MissingFileError: as `load_encoders`, or the face detector's file does not exist.
-    """
-    return EncoderSource.of(load_encoders(profile, device))
+    return EncoderSource.of(visual, audio, profile.view, profile.face_model)
 
 
 def encoders_of(config: AffectGPTConfig) -> EncoderSource:
@@ -121,87 +91,80 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
     Raises:
         ModelFolderError: by `load`: names or settings of what is here differ.
     """
+    chosen = EncoderSettings(
+        visual=config.visual_source,
+        audio=config.audio_source,
+        view=config.view,
+        face_model=Path(config.face_model) if config.face_model else None,
+    )
+    profile = PROFILES[config.profile].but(chosen)
 
     @cache
-    def load() -> Encoders:
-        encoders = load_encoders(profile)
-        here = EncoderSource.of(encoders)
-        for role, what in (
-            ("visual", "visual encoder"),
-            ("audio", "audio encoder"),
-            ("face_digest", "face detector"),
+    def here() -> EncoderSource:
+        source = encoder_source(profile)
+        for what, trained, found in (
+            ("visual encoder", config.visual_encoder, source.visual),
+            ("audio encoder", config.audio_encoder, source.audio),
+            ("face detector", config.face_digest, source.face_digest),
         ):
-            trained, found = getattr(wanted, role), getattr(here, role)
             if trained not in ("", found):
                 raise ModelFolderError(
                     f"the model was trained on features of the {what} {trained}, here it is "
                     f"{found or 'another'}: use what trained it, or train again"
                 )
-        return encoders
+        return source
 
-    profile = PROFILES[config.profile].but(
-        visual=config.visual_source,
-        audio=config.audio_source,
-        view=config.view,
-        face_model=config.face_model,
-    )
-    wanted = EncoderSource(
+    if not (config.visual_encoder and config.audio_encoder):
+        return here()
+    return EncoderSource(
         config.visual_encoder,
         config.audio_encoder,
         config.view,
-        load,
+        lambda: here().load(),
         profile.face_model,
         config.face_digest,
     )
-    return wanted if wanted.visual and wanted.audio else EncoderSource.of(load())
 
 
 def create_model(
-    profile: Profile,
-    encoders: Encoders,
-    *,
-    seed: int,
-    lora_rank: int = 16,
-    lora_alpha: int = 32,
-    lora_dropout: float = 0.05,
+    profile: Profile, source: EncoderSource, *, seed: int, lora: LoraSettings
 ) -> tuple[AffectGPTForConditionalGeneration, AffectGPTProcessor]:
     """Make an untrained model of a profile, repeatably.
 
     Args:
         profile: its frozen parts.
-        encoders: give the features' widths.
+        source: the encoders whose features it will read.
         seed: of everything random.
-        lora_rank, lora_alpha, lora_dropout: the adapter; rank 0: the language model is trained.
+        lora: the adapter; rank 0: the language model is trained.
     """
-    tokenizer: PreTrainedTokenizerBase
+    visual, audio = source.load()
     if profile.language_model is None:
-        tokenizer, digest = nano_tokenizer(), ""
-        language_model = nano_language_model(len(tokenizer), seed)
+        folder, digest = str(NANO_FOLDER), ""
+        language_model = nano_language_model(seed)
     else:
         language_model = load_language_model(profile.language_model, profile=profile.name)
-        source, digest = language_model.name_or_path, weights_digest(language_model)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    identities = EncoderSource.of(encoders)
+        folder, digest = str(language_model.name_or_path), weights_digest(language_model)
     config = AffectGPTConfig(
         # A copy: the outer model's set-up would undo the language model's choice of attention.
         text_config=deepcopy(language_model.config),
         language_model=profile.language_model,
         language_model_digest=digest,
         profile=profile.name,
-        view=encoders.view,
+        view=source.view,
         visual_source=profile.visual,
         audio_source=profile.audio,
-        face_model=str(profile.face_model) if profile.face_model else None,
-        visual_encoder=identities.visual,
-        audio_encoder=identities.audio,
-        face_digest=identities.face_digest,
-        visual_width=encoders.visual.width,
-        audio_width=encoders.audio.width,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
+        face_model=str(source.face_model) if source.face_model else None,
+        visual_encoder=source.visual,
+        audio_encoder=source.audio,
+        face_digest=source.face_digest,
+        visual_width=visual.width,
+        audio_width=audio.width,
+        lora_rank=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
     )
     model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return model, AffectGPTProcessor(tokenizer)
 
 
@@ -211,58 +174,14 @@ def load_processor(folder: Path) -> AffectGPTProcessor:
     Raises:
         ModelFolderError: its tokenizer files are missing or damaged.
     """
-    try:
+    with loading(folder, what="tokenizer"):
         return AffectGPTProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(
-            f"{folder}: the tokenizer cannot be read ({str(error).splitlines()[0]}): "
-            "copy the whole model folder again"
-        ) from None
 
 
-def nano_language_model(vocabulary: int, seed: int) -> PreTrainedModel:
+def nano_language_model(seed: int) -> PreTrainedModel:
     """A two-layer Llama with random weights, for tests: repeatable, milliseconds a step."""
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        tie_word_embeddings=True,
-    )
+    config = LlamaConfig.from_json_file(NANO_FOLDER / "config.json")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         return model.eval()
-
-
-def nano_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of some 1,000 pieces, trained on the spot on prompt and wheel words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_NANO_VOCABULARY,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    # The wheels' words are facts; the thesaurus grows, and would make every nano model another one.
-    wheels = Lexicon.load("builtin").tables.wheels
-    words = ", ".join(sorted({word for first, _ in wheels for word in first}))
-    prompts = [
-        piece.text
-        for mode in QUESTIONS
-        for piece in prompt_pieces("", mode=mode)
-        if isinstance(piece, Text)
-    ]
-    blocks = f"<think></think><answer></answer>{STOP}"
-    tokenizer.train_from_iterator([*prompts * 8, *[blocks] * 8, words], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    )

@@ -250,14 +250,14 @@ def _scores(
     if not kind.startswith(_NAME):
         raise ValueError(f"attention was changed to {kind!r}: call share_prefixes again")
     mask = batch["attention_mask"]
-    lengths = torch.tensor([[len(ids) for ids in row] for row in completions])  # (B, G)
+    rows = [ids for group in completions for ids in group]
+    lengths = torch.tensor([[len(ids) for ids in group] for group in completions])  # (B, G)
     present = (torch.arange(int(lengths.max())) < lengths[..., None]).to(mask.device)  # (B, G, T)
-    flat = torch.tensor([token for row in completions for ids in row for token in ids])
-    flat = flat.to(mask.device)  # (n,)
+    flat = torch.tensor([token for ids in rows for token in ids], device=mask.device)  # (n,)
     prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
     share = config.num_attention_heads // config.num_key_value_heads
     layout = lay_out(mask, lengths, share, prompts.dtype)
-    but_last = [token for row in completions for ids in row for token in ids[:-1]]
+    but_last = [token for ids in rows for token in ids[:-1]]
     inputs = torch.tensor(but_last, dtype=torch.long, device=mask.device)
     tails = model.get_input_embeddings()(inputs)
     hidden = model.language_model.model(

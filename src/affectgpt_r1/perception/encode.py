@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache as remembered
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError
@@ -25,7 +25,7 @@ from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import Encoders, EncoderSource, encoded
+from affectgpt_r1.perception.features import EncoderSource, encoded
 from affectgpt_r1.perception.upkeep import SHARD_CLIPS, pack
 
 #: What became of a clip: encoded, found in the cache, or failed.
@@ -94,7 +94,7 @@ def encode_clips(
         else:
             waiting[key] = clip, found[1]
         if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
-            put = _encode(waiting, source.load(), cache)
+            put = _encode(waiting, source, cache)
             fates["encoded"] += len(put)
             fates["failed"] += len(waiting) - len(put)
             mine += put
@@ -120,18 +120,19 @@ def shard_of(clips: Sequence[Clip], part: str) -> Sequence[Clip]:
 
 
 def _encode(
-    batch: dict[str, tuple[Clip, ClipMedia]], encoders: Encoders, cache: FeatureCache
+    batch: dict[str, tuple[Clip, ClipMedia]], source: EncoderSource, cache: FeatureCache
 ) -> list[Path]:
     """Encode and keep a batch; the files of what was kept, the rest is listed."""
+    source.load()  # what is wrong with the encoders is no fault of the clips
     try:
-        done = encoded({key: media for key, (_, media) in batch.items()}, encoders)
+        done = encoded({key: media for key, (_, media) in batch.items()}, source)
     except InputError as error:
         if len(batch) == 1:
             ((clip, _),) = batch.values()
             _list_failure(cache, clip, str(error))
             return []
         # One of them is at fault: which, shows when each is alone.
-        alone = [_encode({key: item}, encoders, cache) for key, item in batch.items()]
+        alone = [_encode({key: item}, source, cache) for key, item in batch.items()]
         return [path for paths in alone for path in paths]
     for features in done:
         cache.put(features)
@@ -168,7 +169,7 @@ def read_unless_cached(
 _cache_in = remembered(FeatureCache)
 
 
-def _unloaded() -> Encoders:
+def _unloaded() -> NoReturn:
     raise NotImplementedError("this process reads clips, and encodes none")
 
 

@@ -37,22 +37,17 @@ _Values = TypeVar("_Values", bound=np.generic, contravariant=True)
 
 
 class Encoder(Protocol[_Values]):
-    """Turns each picture, or each window of sound, into one vector."""
+    """Turns each picture, or each window of sound, into one vector.
 
-    @property
-    def name(self) -> str:
-        """What kind of encoder it is."""
-        ...
+    Attributes:
+        name: what kind of encoder it is.
+        width: D, the length of its vectors.
+        settings: all that its output depends on, the revision of its weights among it.
+    """
 
-    @property
-    def width(self) -> int:
-        """D, the length of its vectors."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, str | int | float | bool]:
-        """All that its output depends on, the revision of its weights among it."""
-        ...
+    name: str
+    width: int
+    settings: Mapping[str, str | int | float | bool]
 
     def encode(self, steps: NDArray[_Values], /) -> NDArray[np.float32]:
         """Encode steps (t, ...) to (t, width)."""
@@ -105,23 +100,13 @@ def encoder_identity(encoder: Encoder[Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoders:
-    """Two frozen encoders, what the visual one is fed, and by which model file faces are found."""
-
-    visual: VisualEncoder
-    audio: AudioEncoder
-    view: View = "face"
-    face_model: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class EncoderSource:
-    """Encoders by their identities: loaded once a clip is not in the cache, and not before.
+    """Two encoders by their identities: loaded once a clip is not in the cache, and not before.
 
     Attributes:
         visual, audio: as `encoder_identity` writes them.
         view: what the visual encoder is fed.
-        load: gives the encoders.
+        load: gives the two encoders.
         face_model: a detector's file (`media.faces.yunet_detector`); None: the bundled detector.
         face_digest: 16 hex digits over that file; "" where there is none.
     """
@@ -129,21 +114,30 @@ class EncoderSource:
     visual: str
     audio: str
     view: View
-    load: Callable[[], Encoders]
+    load: Callable[[], tuple[VisualEncoder, AudioEncoder]]
     face_model: Path | None = None
     face_digest: str = ""
 
     @classmethod
-    def of(cls, encoders: Encoders) -> EncoderSource:
+    def of(
+        cls,
+        visual: VisualEncoder,
+        audio: AudioEncoder,
+        view: View = "face",
+        face_model: Path | None = None,
+    ) -> EncoderSource:
         """Encoders that are loaded.
 
         Raises:
             MissingFileError: the detector's file does not exist.
         """
-        identities = encoder_identity(encoders.visual), encoder_identity(encoders.audio)
-        model = encoders.face_model
-        digest = face_digest(model) if model else ""
-        return cls(*identities, encoders.view, lambda: encoders, model, digest)
+        if face_model and not face_model.is_file():
+            raise MissingFileError(
+                f"no face detector at {face_model}: name a YuNet model file (ONNX)"
+            )
+        digest = sha256_of(face_model)[:16] if face_model else ""
+        identities = encoder_identity(visual), encoder_identity(audio)
+        return cls(*identities, view, lambda: (visual, audio), face_model, digest)
 
     def key(self, clip: Clip) -> str:
         """The 64 hex digits under which a clip's features are kept: media, encoders and view.
@@ -167,17 +161,6 @@ class EncoderSource:
         return read_media(clip, frames=STEPS, windows=STEPS, detector=detector)
 
 
-def face_digest(model: Path) -> str:
-    """16 hex digits over a detector's file.
-
-    Raises:
-        MissingFileError: there is no such file.
-    """
-    if not model.is_file():
-        raise MissingFileError(f"no face detector at {model}: name a YuNet model file (ONNX)")
-    return sha256_of(model)[:16]
-
-
 def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = None) -> Features:
     """A clip's features, from the cache where it holds them; else read, encoded and put there.
 
@@ -194,22 +177,23 @@ def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = Non
     key = source.key(clip)
     kept = cache.get(key) if cache is not None else None
     if kept is None:
-        (kept,) = encoded({key: source.read(clip)}, source.load())
+        (kept,) = encoded({key: source.read(clip)}, source)
         if cache is not None:
             cache.put(kept)
     return kept
 
 
-def encoded(media: Mapping[str, ClipMedia], encoders: Encoders) -> list[Features]:
+def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Features]:
     """The features of clips that were read, by key (`STEPS` frames and windows each).
 
     Raises:
         InputError: an encoder gave values that are not finite or of another shape than it says.
     """
-    face = encoders.view == "face"
+    face = source.view == "face"
+    visual_encoder, audio_encoder = source.load()
     images = [clip.faces if face else clip.frames for clip in media.values()]
-    visual = _encoded(encoders.visual, images)
-    audio = _encoded(encoders.audio, [clip.windows for clip in media.values()])
+    visual = _encoded(visual_encoder, images)
+    audio = _encoded(audio_encoder, [clip.windows for clip in media.values()])
     return [
         Features(
             visual=visual[i],

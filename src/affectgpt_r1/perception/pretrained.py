@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -23,13 +25,10 @@ from affectgpt_r1.errors import InputError, MissingFileError, ModelFolderError
 
 #: Neither the network is asked nor code run that lies beside the weights.
 LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+#: What transformers, torch and safetensors raise for files that are missing or not whole.
 _UNLOADABLE = (
-    ValueError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-    struct.error,
-    EOFError,
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, struct.error),
 )
 
 
@@ -90,56 +89,79 @@ class PretrainedEncoder:
             MissingFileError: it is not on this machine; the message names the command.
             ModelFolderError: it is damaged, incomplete, too small or of another kind.
         """
-        try:
+        with loading(name_or_path):
             config = AutoConfig.from_pretrained(name_or_path, **LOCAL_ONLY)
             if config.model_type not in cls.kinds:
                 raise ModelFolderError(
                     f"{name_or_path} is a {config.model_type!r} model, where one of "
                     f"{', '.join(cls.kinds)} is needed: name another"
                 )
-            model, report = AutoModel.from_pretrained(
-                name_or_path,
-                config=config,
-                dtype=dtype,
-                # Without it transformers 5.23 asks the network for an adapter, again and again.
-                adapter_kwargs={"local_files_only": True},
-                output_loading_info=True,
-                **LOCAL_ONLY,
-            )
-            # transformers fills what is missing with random numbers and says so in a log line only.
-            if absent := sorted(report["missing_keys"]):
-                raise ModelFolderError(
-                    f"{name_or_path}: {len(absent)} tensors are missing, {absent[0]!r} the first: "
-                    "name a complete checkpoint"
-                )
             processor = cls._load_processor(name_or_path, config)
-        except InputError:  # raised above, and a ValueError too
-            raise
-        # RuntimeError: torch for a damaged archive, transformers for tensors of other shapes.
-        except (*_UNLOADABLE, OSError) as error:
-            raise _fault(name_or_path, error) from error
-        return cls(model.eval().requires_grad_(False), processor, device)
+            model = load_weights(AutoModel, name_or_path, config=config, dtype=dtype)
+        return cls(model.requires_grad_(False), processor, device)
 
     @classmethod
     def _load_processor(cls, name_or_path: str, config: PreTrainedConfig) -> Any:
         return None
 
 
-def _fault(name_or_path: str, error: Exception) -> InputError:
-    """What transformers raised for weights that it cannot load, as this package's error.
+@contextmanager
+def loading(source: str | Path, *, what: str = "model", profile: str = "full") -> Iterator[None]:
+    """Tell what transformers, torch and safetensors raise inside the block as this package's error.
 
-    A name that is neither a folder here nor in the local hub cache is a missing file; else there is
-    something, but no whole model.
+    Args:
+        source: what is loaded from: a folder, a file or a hub name.
+        what: is loaded; named in the error.
+        profile: needs it; named in the error.
+
+    Raises:
+        MissingFileError: it is neither a folder here nor in the local hub cache.
+        ModelFolderError: there is something, but nothing whole.
     """
-    if Path(name_or_path).is_dir() or not isinstance(error, OSError):
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        return ModelFolderError(f"{name_or_path}: no whole model ({line}): fetch or copy it again")
-    command = f"fetch it with `hf download {name_or_path}` or name a folder that holds it"
-    is_path = Path(name_or_path).is_absolute() or name_or_path.startswith(".")
-    return MissingFileError(
-        f"profile 'full' needs {name_or_path!r}, which is not on this machine: "
-        f"{'name a folder that exists' if is_path else command}"
+    try:
+        yield
+    except InputError:  # ours already, and a ValueError too
+        raise
+    except _UNLOADABLE as error:
+        if Path(source).exists() or not isinstance(error, OSError):
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelFolderError(
+                f"{source}: no whole {what} ({line}): fetch or copy it again"
+            ) from error
+        command = f"fetch it with `hf download {source}` or name a folder that holds it"
+        is_path = Path(source).is_absolute() or str(source).startswith(".")
+        raise MissingFileError(
+            f"profile {profile!r} needs {str(source)!r}, which is not on this machine: "
+            f"{'name a folder that exists' if is_path else command}"
+        ) from error
+
+
+def load_weights(kind: Any, name_or_path: str, **settings: Any) -> Any:
+    """Load a model of transformers that is whole, in eval mode, without asking the network.
+
+    Args:
+        kind: the automatic class, such as `AutoModel`.
+        name_or_path: a hub name that is in the local hub cache, or a folder.
+        **settings: as in transformers.
+
+    Raises:
+        ModelFolderError: tensors are missing; what else there may be, `loading` tells.
+    """
+    model, report = kind.from_pretrained(
+        name_or_path,
+        # Without it transformers 5.23 asks the network for an adapter, again and again.
+        adapter_kwargs={"local_files_only": True},
+        output_loading_info=True,
+        **LOCAL_ONLY,
+        **settings,
     )
+    # transformers fills what is missing with random numbers and says so in a log line only.
+    if absent := sorted(report["missing_keys"]):
+        raise ModelFolderError(
+            f"{name_or_path}: {len(absent)} tensors are missing, {absent[0]!r} the first: "
+            "name a complete checkpoint"
+        )
+    return model.eval()
 
 
 def weights_revision(model: torch.nn.Module) -> str:

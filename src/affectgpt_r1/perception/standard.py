@@ -57,12 +57,9 @@ class Standard:
         """
         if not clips:
             raise InputError("no clip to measure constants on: name a manifest with such media")
-        rows = np.concatenate(clips).astype(np.float64)  # (n, D)
-        known = np.isfinite(rows)
-        count = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, rows, 0).sum(axis=0) / count
-        std = np.sqrt((np.where(known, rows - mean, 0) ** 2).sum(axis=0) / count)
-        std = np.maximum(std, least_std)
+        known = np.ma.masked_invalid(np.concatenate(clips).astype(np.float64))  # (n, D)
+        mean = known.mean(axis=0).filled(0)
+        std = np.maximum(known.std(axis=0).filled(0), least_std)
         unscaled = cls(_rounded(mean), _rounded(np.where(std > 0, std, 1)), 1.0, len(clips))
         means = np.stack([unscaled.apply(clip).mean(axis=0) for clip in clips])  # (clips, D)
         size = float(np.sqrt(np.mean(means.astype(np.float64) ** 2)))

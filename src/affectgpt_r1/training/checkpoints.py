@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
 
 from affectgpt_r1.errors import CheckpointError
-from affectgpt_r1.files import sha256_of
+from affectgpt_r1.files import sha256_of, sync, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +37,12 @@ def seal(unfinished: Path, finished: Path) -> None:
     hashes = {}
     for path in sorted(path for path in unfinished.rglob("*") if path.is_file()):
         hashes[path.relative_to(unfinished).as_posix()] = sha256_of(path)
-        _sync(path)
-    manifest = unfinished / _MANIFEST
-    manifest.write_text(json.dumps({"sha256": hashes}, indent=1), encoding="utf-8")
-    _sync(manifest)
+        sync(path)
+    manifest = json.dumps({"sha256": hashes}, indent=1)
+    write_whole(unfinished / _MANIFEST, manifest, durable=True)
     shutil.rmtree(finished, ignore_errors=True)
     unfinished.rename(finished)
-    _sync(finished.parent)
+    sync(finished.parent)
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -97,11 +95,3 @@ def _checkpoints(run_folder: Path) -> list[Path]:
     folder = run_folder / "checkpoints"
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=step_of)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

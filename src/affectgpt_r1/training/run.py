@@ -22,7 +22,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
-from affectgpt_r1.model.profiles import PROFILES, create_model, load_encoders
+from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source
 from affectgpt_r1.perception.cache import feature_cache
 from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardRule
@@ -78,15 +78,10 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     if check_run(folder, recipe):
         return RunResult(folder / "model", 0, None)
     clips = _training_clips(recipe.data)
-    profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
-    encoders = load_encoders(profile)
-    model, processor = create_model(
-        profile,
-        encoders,
-        seed=recipe.run.seed,
-        **{f"lora_{name}": value for name, value in recipe.lora.model_dump().items()},
-    )
-    examples = _examples(clips, EncoderSource.of(encoders), recipe.data, watch)
+    profile = PROFILES[recipe.profile].but(recipe.encoders)
+    encoders = encoder_source(profile)
+    model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
+    examples = _examples(clips, encoders, recipe.data, watch)
     del encoders  # what is trained reads features only
     if recipe.align_projectors:
         explained = align_projectors(model, processor, examples)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from affectgpt_r1 import __version__
-from affectgpt_r1.config import recipe_yaml
-from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
+from affectgpt_r1.errors import CheckpointError, RecipeError
 from affectgpt_r1.files import write_whole
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "opencv-python-headless")
@@ -28,7 +27,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "open
 _MAY_CHANGE = {f"judge.{n}" for n in ("url", "concurrency", "timeout_s", "retries", "budget_s")}
 
 
-def check_run(folder: Path, recipe: BaseModel) -> bool:
+def check_run(folder: Path, recipe: Recipe) -> bool:
     """Refuse a folder that is not empty and not of this very recipe; nothing is written.
 
     Returns:
@@ -44,12 +43,15 @@ def check_run(folder: Path, recipe: BaseModel) -> bool:
                 f"{folder} holds other files: choose an empty run folder with --set run.output=..."
             )
         return False
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # A key that an older release did not know had the effect of its default.
-    with suppress(ValidationError):
-        before = type(recipe).model_validate_json(json.dumps(before)).model_dump(mode="json")
-    now = recipe.model_dump(mode="json")
-    changed = sorted(set(_differences(before, now)) - _MAY_CHANGE)
+    try:
+        # A key that an older release did not know had the effect of its default.
+        before = load_recipe(str(path), type(recipe))
+    except RecipeError as error:
+        raise CheckpointError(
+            f"{folder} holds a run of another stage or release ({error.problems[0]}): "
+            "choose another folder with --set run.output=... or remove it"
+        ) from None
+    changed = sorted(set(_differences(before, recipe)) - _MAY_CHANGE)
     if changed:
         raise CheckpointError(
             f"{folder} holds a run with other settings ({', '.join(changed)}): "
@@ -74,9 +76,9 @@ def environment() -> dict[str, str | None]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "git_commit": _git_commit(),
+        **dict.fromkeys(_PACKAGES),
     }
     for package in _PACKAGES:
-        found[package] = None
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
@@ -97,22 +99,19 @@ def drop_after(path: Path, step: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            if line and int(json.loads(line)["step"]) <= step:
+        with suppress(ValueError, KeyError, TypeError):
+            if int(json.loads(line)["step"]) <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
     write_whole(path, "".join(kept))
 
 
-def _differences(before: object, now: object, prefix: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            found
-            for key in before.keys() | now.keys()
-            for found in _differences(before.get(key), now.get(key), f"{prefix}{key}.")
-        ]
-    return [] if before == now else [prefix.rstrip(".")]
+def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterator[str]:
+    for name, value in now:
+        old = getattr(before, name)
+        if isinstance(value, BaseModel) and isinstance(old, BaseModel):
+            yield from _differences(old, value, f"{prefix}{name}.")
+        elif value != old:
+            yield prefix + name
 
 
 def _git_commit() -> str | None:
