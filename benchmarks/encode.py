@@ -24,12 +24,12 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip, read_manifest
-from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.media.video import read_frames, sampled_indices
 from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.model.profiles import PROFILES, encoder_source
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import encode_clips
+from affectgpt_r1_demo.clips import demo_lines, write_demo
 
 COUNT = 8
 Read = Callable[[Path], NDArray[np.uint8]]

@@ -12,10 +12,10 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from affectgpt_r1.datasets.demo import demo_lines, describe
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.rewards import RewardRule, reward
+from affectgpt_r1_demo.clips import demo_lines, describe
 
 THINK_WORDS = 80
 ANSWER = RewardRule(length_penalty="p3")

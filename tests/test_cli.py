@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.datasets.demo import demo_lines, write_demo
+from affectgpt_r1_demo.clips import demo_lines, write_demo
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError
 from affectgpt_r1.model.convert import convert
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
-from affectgpt_r1.model.profiles import load_processor, nano_tokenizer
+from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor
 
 HIDDEN, LAYERS, RANK = 16, 2, 3
 VISUAL, AUDIO = 12, 8
@@ -49,7 +49,7 @@ SHAPES = {
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen")
     torch.manual_seed(1)
-    tokenizer = nano_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,

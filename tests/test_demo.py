@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from affectgpt_r1.clips import read_manifest
-from affectgpt_r1.datasets.demo import DemoSet, demo_lines, describe, write_demo
-from affectgpt_r1.datasets.demo_face import EXPRESSIONS
-from affectgpt_r1.datasets.demo_voice import TONES, syllable_count, synthesise
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.media import MediaFlag, content_hash, read_media
+from affectgpt_r1_demo.clips import DemoSet, demo_lines, describe, write_demo
+from affectgpt_r1_demo.face import EXPRESSIONS
+from affectgpt_r1_demo.voice import TONES, syllable_count, synthesise
 
 LINES = demo_lines()
 FEW = [

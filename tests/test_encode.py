@@ -19,7 +19,6 @@ import pytest
 from av.video.frame import VideoFrame
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
-from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.media import read_media, video
 from affectgpt_r1.media.audio import read_waveform
@@ -30,6 +29,7 @@ from affectgpt_r1.perception.encode import encode_clips, to_encode
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
 from affectgpt_r1.perception.upkeep import contents
+from affectgpt_r1_demo.clips import demo_lines, write_demo
 from test_media import write_sound, write_video
 
 STRESS = bool(os.environ.get("AFFECTGPT_R1_STRESS"))

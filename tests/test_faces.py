@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.config import EncoderSettings, LoraSettings
-from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.media import MediaFlag, read_media
 from affectgpt_r1.media.faces import crop_faces, detect_with_cascade, yunet_detector
@@ -24,6 +23,7 @@ from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, 
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import encode_clips
 from affectgpt_r1.perception.features import perceive
+from affectgpt_r1_demo.clips import demo_lines, write_demo
 from test_media import write_sound, write_video
 
 SIDE = 160

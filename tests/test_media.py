@@ -13,12 +13,12 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.datasets.demo_face import EXPRESSIONS, Person
 from affectgpt_r1.errors import MediaError, MissingFileError
 from affectgpt_r1.media import MediaFlag, content_hash, read_media
 from affectgpt_r1.media.audio import RATE_HZ, cut_windows, read_waveform
 from affectgpt_r1.media.faces import crop_faces, follow, overlap, read_given_faces
 from affectgpt_r1.media.video import read_frames, sampled_indices
+from affectgpt_r1_demo.face import EXPRESSIONS, Person
 
 SIDE = 64
 

@@ -37,7 +37,6 @@ from affectgpt_r1.config import (
     RewardRecipe,
     RewardSettings,
 )
-from affectgpt_r1.datasets.demo import demo_lines, write_demo
 from affectgpt_r1.dialogue import target_text
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import MediaError
@@ -55,6 +54,7 @@ from affectgpt_r1.rewards.perception import (
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run import Watch, train_cold_start, train_grpo
+from affectgpt_r1_demo.clips import demo_lines, write_demo
 from tiny import ENCODERS, WORDS, cold_start_recipe, examples, features, grpo_recipe, tiny_model
 
 LEXICON = Lexicon.load()

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.datasets.demo import demo_lines
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import (
@@ -27,6 +26,7 @@ from affectgpt_r1.emotion.score import (
 )
 from affectgpt_r1.emotion.significance import bootstrap, difference, ew_statistic, mean_of
 from affectgpt_r1.errors import LexiconError
+from affectgpt_r1_demo.clips import demo_lines
 
 BUILTIN = Lexicon.load("builtin")
 

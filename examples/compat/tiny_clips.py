@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from affectgpt_r1.clips import Clip, write_manifest
-from affectgpt_r1.datasets.demo import write_mp4
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import hit_pairs, score_pairs
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
+from affectgpt_r1_demo.clips import write_mp4
 
 RATE_HZ = 16_000
 LABELS = (("joyful",), ("sad", "lonely"), ("angry", "annoyed"), ("worried",), ("surprised",))

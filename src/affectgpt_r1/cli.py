@@ -375,7 +375,7 @@ def prepare(
             result = published.prepare(name, folder, out, exclude=exclude or (), language=language)
         prepared_table(result)
         return _answer(result)
-    from affectgpt_r1.datasets.demo import write_demo
+    from affectgpt_r1_demo.clips import write_demo
 
     with bars() as bar:
         made = write_demo(folder, renderings=renderings, seed=seed, progress=bar("drawing clips"))

@@ -8,6 +8,7 @@ media.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -126,7 +127,7 @@ def _json_rows(text: str) -> Iterator[tuple[int, Mapping[str, object] | str]]:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object] | str]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), restkey="more", strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)
     try:
         for row in reader:
             if "more" in row:

@@ -1,1 +1,1 @@
-"""Data sets, from their authors' folders (or, for the demo, from nothing) to manifests."""
+"""Data sets, from their authors' folders to manifests."""

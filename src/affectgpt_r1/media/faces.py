@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import cv2
@@ -27,6 +28,8 @@ CROP = 224
 MARGIN = 0.15
 #: Overlap (intersection over union) from which a box is the same face as in the frame before.
 SAME_FACE = 0.2
+# What numpy raises for files that are no npy, or whose header is damaged.
+_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, TokenError)
 _SEARCH_SIDE = 480  # frames are searched at most this large
 
 #: x, y, width, height in pixels.
@@ -184,7 +187,15 @@ def read_given_faces(
         raise MissingFileError(f"no face crops at {path}: check the path")
     try:
         crops = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        OverflowError,
+        SyntaxError,
+        TypeError,
+        TokenError,
+    ) as error:
         raise MediaError(
             f"{path} is no plain npy file ({' '.join(str(error).split())}): save the crops with "
             "numpy.save as uint8 (n, height, width, 3)"

@@ -23,6 +23,7 @@ from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import PROFILES
+from affectgpt_r1.perception.pretrained import LOCAL_ONLY, loading
 
 #: The authors' names of the fusion's linears, and ours.
 _LINEARS = {
@@ -77,14 +78,9 @@ def convert(
     state = {_our_name(name): tensor.float() for name, tensor in _tensors(checkpoint).items()}
     full = PROFILES["full"]
     name = language_model or str(full.language_model)
-    try:
-        text_config = AutoConfig.from_pretrained(name, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except OSError:
-        raise MissingFileError(
-            f"configuration and tokenizer of {name!r} are not on this machine: fetch them with "
-            f"`hf download {name}` or name a folder with --language-model"
-        ) from None
+    with loading(name):
+        text_config = AutoConfig.from_pretrained(name, **LOCAL_ONLY)
+        tokenizer = AutoTokenizer.from_pretrained(name, **LOCAL_ONLY)
     try:
         config = AffectGPTConfig(
             text_config=text_config,

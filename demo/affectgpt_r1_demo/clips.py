@@ -29,10 +29,10 @@ from av.video.frame import VideoFrame
 from pydantic import TypeAdapter
 
 from affectgpt_r1.clips import Clip, write_manifest
-from affectgpt_r1.datasets.demo_face import EXPRESSIONS, NEUTRAL, Person, Picture, between
-from affectgpt_r1.datasets.demo_voice import RATE_HZ, TONES, Sound, syllable_count, synthesise
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
+from affectgpt_r1_demo.face import EXPRESSIONS, NEUTRAL, Person, Picture, between
+from affectgpt_r1_demo.voice import RATE_HZ, TONES, Sound, syllable_count, synthesise
 
 SIZE, FRAMES_PER_S = 192, 10
 #: x264's assembly for macroblock trees does not give one result every time; this makes it.
@@ -99,7 +99,7 @@ _Rendering = tuple[Path, str, Take, tuple[int, ...]]
 
 def demo_lines() -> tuple[DemoLine, ...]:
     """The package's lines, in order."""
-    text = (files("affectgpt_r1.datasets") / "demo_lines.jsonl").read_text(encoding="utf-8")
+    text = (files("affectgpt_r1_demo") / "lines.jsonl").read_text(encoding="utf-8")
     line = TypeAdapter(DemoLine)
     return tuple(line.validate_json(row) for row in text.splitlines())
 
