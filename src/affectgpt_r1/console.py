@@ -5,6 +5,7 @@ Nothing here writes to stdout: that is the command's answer.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ from rich.table import Table
 from affectgpt_r1.errors import InputError
 
 people = Console(stderr=True)
+
+
+def complain(message: str) -> None:
+    """Say what is at fault, in one line."""
+    sys.stderr.write(f"affectgpt-r1: {' '.join(message.split())}\n")
 
 
 @contextmanager
