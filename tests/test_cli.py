@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -303,6 +305,17 @@ def test_help_answers_on_stdout(command: str) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(f"Usage: affectgpt-r1 {command}".rstrip())
     assert not done.stderr
+
+
+def test_the_answer_goes_to_stdout_while_a_terminal_shows_bars(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "affectgpt_r1.cli", "cache", "compact", "--cache"]
+    done = subprocess.run(
+        [*command, str(tmp_path)], stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert json.loads(done.stdout)["clips"] == 0
 
 
 def test_the_doctor_names_what_there_is() -> None:

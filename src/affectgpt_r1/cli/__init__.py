@@ -81,11 +81,7 @@ def _app() -> App:
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for command in (
-        *(runs.prepare, runs.encode, runs.faces, runs.cache, runs.train, runs.predict),
-        *(runs.evaluate, scores.score, scores.unibench, scores.reward, scores.audit),
-        *(scores.lexicon, doctor, version),
-    ):
+    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor, version):
         app.command(command)
     return app
 

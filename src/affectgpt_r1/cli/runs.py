@@ -288,6 +288,10 @@ def evaluate(
     return result
 
 
+#: What the command line takes from here.
+COMMANDS = (prepare, encode, faces, cache, train, predict, evaluate)
+
+
 def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:
     from affectgpt_r1.model.profiles import PROFILES, encoder_source
 

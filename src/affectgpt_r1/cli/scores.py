@@ -204,3 +204,7 @@ def verify(*, folder: Path | None = None) -> dict[str, Any]:
     if wrong := verify(place):
         raise ProblemsError(str(place), [f"{name} {what}" for name, what in wrong.items()])
     return {"folder": place, "verified": True}
+
+
+#: What the command line takes from here.
+COMMANDS = (score, unibench, reward, audit, lexicon)
