@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -246,6 +248,74 @@ def test_wrong_predictions_tell_their_lines(tmp_path: Path) -> None:
 
 def test_a_wrong_option_is_one_line() -> None:
     assert "--modle" in complaint("predict", "x.mp4", "--modle", "y")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--renderings", "0"), ("--renderings", "1.5"), ("--seed", "two"), ("--seed", "0.5")],
+)
+def test_a_value_out_of_range_is_named_with_its_option(
+    option: str, value: str, tmp_path: Path
+) -> None:
+    line = complaint("prepare", "demo", tmp_path / "data", option, value)
+    assert option in line
+    assert value in line
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("scoer", "p.jsonl"), '"score"'),
+        (("lexicon", "explian"), '"explain"'),
+        (("predict", "clip.mp4"), "--model"),
+        (("predict", "--model", "m"), "FILES"),
+        (("score", "p.jsonl", "q.jsonl"), "q.jsonl"),
+        (("score", "--format", "yaml", "p.jsonl"), "yaml"),
+        (("encode", "m.jsonl", "--profile", "nano", "--memory-mib", "9"), "--memory-mib"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_named(words: tuple[str, ...], named: str) -> None:
+    assert named in complaint(*words)
+
+
+@pytest.mark.parametrize("group", [(), ("train",), ("lexicon",), ("cache",)])
+def test_without_a_command_there_is_help_and_status_2(group: tuple[str, ...]) -> None:
+    done = run(*group)
+    assert done.returncode == 2
+    assert "Commands" in done.stdout
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_options_may_stand_anywhere_and_the_last_one_counts(tmp_path: Path) -> None:
+    path = tmp_path / "-.jsonl"
+    path.write_text('{"id": "a", "label": "happy", "words": ["glad"], "--format": "g"}\n')
+    plain = answer("score", path)
+    assert plain == answer("score", "--group", "--format", "--level", "2", path, "--level=1")
+    words = run("lexicon", "explain", "glad", "--lexicon", "builtin", "sad").stdout.splitlines()
+    assert [json.loads(row)["word"] for row in words] == ["glad", "sad"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "cache gc", "encode", "evaluate", "lexicon", "predict", "prepare", "score", "train grpo"],
+)
+def test_help_answers_on_stdout(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"Usage: affectgpt-r1 {command}".rstrip())
+    assert not done.stderr
+
+
+def test_the_answer_goes_to_stdout_while_a_terminal_shows_bars(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "affectgpt_r1.cli", "cache", "compact", "--cache"]
+    done = subprocess.run(
+        [*command, str(tmp_path)], stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert json.loads(done.stdout)["clips"] == 0
 
 
 def test_the_doctor_names_what_there_is() -> None:

@@ -5,6 +5,7 @@ Nothing here writes to stdout: that is the command's answer.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ from rich.table import Table
 from affectgpt_r1.errors import InputError
 
 people = Console(stderr=True)
+
+
+def complain(message: str) -> None:
+    """Say what is at fault, in one line."""
+    sys.stderr.write(f"affectgpt-r1: {' '.join(message.split())}\n")
 
 
 @contextmanager
@@ -86,6 +92,17 @@ def steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]]
     def step(done: int, total: int, figures: Mapping[str, float]) -> None:
         note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
         told(done, total, note)
+
+    return step
+
+
+def rated(told: Callable[..., None]) -> Callable[[int, int], None]:
+    """A bar told how many of how many are done, with the rate and the time left beside it."""
+    began_s = time.monotonic()
+
+    def step(done: int, total: int) -> None:
+        rate = done / max(time.monotonic() - began_s, 1e-9)
+        told(done, total, f"{rate:.1f} a second, {(total - done) / rate / 60:.0f} minutes left")
 
     return step
 

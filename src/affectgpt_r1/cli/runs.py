@@ -1,0 +1,333 @@
+"""Commands that read clips or run a model: data sets, features, training, prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cyclopts import App
+
+from affectgpt_r1.cli import options as opt
+from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.console import (
+    bars,
+    complain,
+    evaluation_table,
+    people,
+    prepared_table,
+    rated,
+    steps,
+)
+from affectgpt_r1.dialogue import Part
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation.answers import words_by_id
+from affectgpt_r1.evaluation.render import json_row
+from affectgpt_r1.files import make_folder, write_whole
+
+cache = App(name="cache", help="Features on disk: size, checks, packing.")
+train = App(name="train", help="Train: cold start, then GRPO.")
+
+
+def prepare(
+    name: str,
+    folder: Path,
+    /,
+    *,
+    renderings: opt.Count = 1,
+    seed: opt.Whole = 0,
+    out: Path | None = None,
+    exclude: list[Path] | None = None,
+    language: str | None = None,
+) -> object:
+    """Make the demo clips, or the manifest of a published set from its authors' folder.
+
+    Args:
+        name: demo, or a set; ? lists them.
+        folder: Where it lies, or is made.
+        renderings: Renderings of a take, in training.
+        seed: Of everything random.
+        out: Manifest (FOLDER/NAME.jsonl).
+        exclude: Manifest of ids to omit; repeatable.
+        language: Subtitles: english or chinese.
+    """
+    if (out or exclude or language) if name == "demo" else (renderings, seed) != (1, 0):
+        raise InputError("--renderings and --seed are the demo's; the others, published sets'")
+    if name == "demo":
+        from affectgpt_r1_demo.clips import write_demo
+
+        with bars() as bar:
+            told = bar("drawing clips")
+            return write_demo(folder, renderings=renderings, seed=seed, progress=told)
+    from affectgpt_r1.datasets import published
+
+    with people.status("checking files"):
+        result = published.prepare(name, folder, out, exclude=exclude or (), language=language)
+    prepared_table(result)
+    return result
+
+
+def encode(
+    manifest: Path,
+    /,
+    *,
+    encoders: opt.Encoders,
+    cache: opt.Cache = None,
+    limits: opt.Limits = opt.LIMITS,
+    shard: str = "1/1",
+    retry: bool = False,
+    batch_clips: opt.Count = 1,
+    device: str = "cpu",
+    engine: Literal["local", "ray"] = "local",
+    write_faces: Path | None = None,
+) -> dict[str, int]:
+    """Encode clips into the feature cache; what cannot be read is listed in its failures.jsonl.
+
+    Args:
+        manifest: Clips; their words are not read.
+        shard: I/N: the I-th of N parts of the clips.
+        retry: Only what failed before.
+        batch_clips: Clips encoded at once.
+        device: Of pretrained encoders: cpu, cuda, cuda:1.
+        engine: ray: over the machines of a Ray cluster.
+        write_faces: Folder for face crops as npy, and a manifest that names them.
+    """
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
+
+    clips = shard_of(read_manifest(manifest), shard)
+    store, guard = feature_cache(cache), _guard(limits)
+    load = partial(_source, encoders, device)
+    wanted = to_encode(clips, store, retry=retry)
+    with bars() as bar:
+        if engine == "ray":
+            from affectgpt_r1.perception.scale import encode_on_ray
+
+            run = partial(encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
+        else:
+            run = partial(encode_clips, wanted, load())
+        told = rated(bar("encoding"))
+        fates = run(store, guard, batch_clips=batch_clips, crops=write_faces, progress=told)
+    if write_faces:
+        places = {clip.id: write_faces / f"{clip.id}.npy" for clip in clips}
+        cropped = [replace(c, faces=p) if (p := places[c.id]).is_file() else c for c in clips]
+        write_manifest(write_faces / "clips.jsonl", cropped)
+    skipped = 0 if retry else len(clips) - len(wanted)
+    if fates["failed"] or skipped:
+        complain(f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again")
+    counts = {fate: fates[fate] for fate in get_args(Fate)}
+    return {"clips": len(clips), **counts, "skipped": skipped}
+
+
+def convert(
+    checkpoint: Path,
+    out: Path,
+    /,
+    *,
+    language_model: str | None = None,
+    view: Literal["face", "frame"] = "face",
+) -> object:
+    """Turn the authors' published checkpoint into a model folder; only its tensors are read.
+
+    Args:
+        checkpoint: The authors' file.
+        out: The model folder; must not exist.
+        language_model: Folder or hub name of the frozen weights [default: the full profile's].
+        view: What its visual branch was trained on.
+    """
+    from affectgpt_r1.model.convert import convert
+
+    return {"model": convert(checkpoint, out, language_model=language_model, view=view)}
+
+
+@cache.command
+def size(*, cache: opt.Cache = None) -> object:
+    """What a feature cache holds."""
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import contents
+
+    return contents(feature_cache(cache))
+
+
+@cache.command
+def verify(*, cache: opt.Cache = None) -> Iterator[object]:
+    """Read a feature cache whole and check it; status 2 where something is damaged."""
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import verify
+
+    store = feature_cache(cache)
+    with bars() as bar:
+        found = verify(store, bar("verifying"))
+    yield found
+    if found.damaged:
+        raise InputError(
+            f"{found.damaged} entries of {store.folder} are damaged: `cache compact` leaves them "
+            "out, `encode` makes them again"
+        )
+
+
+@cache.command
+def compact(*, cache: opt.Cache = None) -> object:
+    """Pack a feature cache into shards, without what is damaged or doubled."""
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import compact
+
+    with bars() as bar:
+        return compact(feature_cache(cache), progress=bar("packing"))
+
+
+@cache.command
+def gc(*manifests: opt.Paths, encoders: opt.Encoders, cache: opt.Cache = None) -> object:
+    """Throw out of a feature cache all that such encoders do not need for such clips.
+
+    Args:
+        manifests: Whose clips stay.
+    """
+    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.upkeep import compact
+
+    source = _source(encoders)
+    with bars() as bar:
+        keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
+        return compact(feature_cache(cache), keep, bar("packing"))
+
+
+@train.command
+def cold_start(recipe: str, /, *, overrides: opt.Overrides = None) -> object:
+    """Phase 1: tune a model on descriptions and labels.
+
+    Args:
+        recipe: A YAML file or a recipe's name.
+    """
+    from affectgpt_r1.config import ColdStartRecipe, load_recipe
+
+    return _train(load_recipe(recipe, ColdStartRecipe, overrides or ()))
+
+
+@train.command
+def grpo(recipe: str, /, *, overrides: opt.Overrides = None) -> object:
+    """Phase 2: improve a cold-started model with the emotion-wheel score as reward.
+
+    Args:
+        recipe: A YAML file or a recipe's name.
+    """
+    from affectgpt_r1.config import GrpoRecipe, load_recipe
+
+    return _train(load_recipe(recipe, GrpoRecipe, overrides or ()))
+
+
+def predict(
+    *files: opt.Paths,
+    model: Path,
+    subtitle: opt.Text = "",
+    reply: opt.Reply = opt.REPLY,
+    cache: opt.Cache = None,
+) -> Iterator[object]:
+    """Predict the emotions of clips: one JSON object a line.
+
+    Args:
+        files: Media files, or one manifest.
+        model: A model folder or finished run.
+        subtitle: What is said in the file.
+    """
+    if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
+        clips = list(read_manifest(files[0]))
+    else:
+        clips = [Clip(id=path.stem, video=path, subtitle=subtitle) for path in files]
+    predictor, features = _perceived(model, clips, cache)
+    from affectgpt_r1.evaluation.predict import predict
+
+    return predict(predictor, clips, features, **asdict(reply))
+
+
+def evaluate(
+    model: Path,
+    manifest: Path,
+    /,
+    *,
+    out: Path | None = None,
+    baseline: Path | None = None,
+    reply: opt.Reply = opt.REPLY,
+    without: list[Part] | None = None,
+    lexicon: opt.LexiconName = "builtin",
+    lexicon_folder: opt.LexiconFolder = None,
+    level: opt.Level = 1,
+    cache: opt.Cache = None,
+) -> object:
+    """Evaluate a model on labelled clips: scores with intervals, and a report.
+
+    Args:
+        model: A model folder or finished run.
+        manifest: Labelled clips.
+        out: Folder for predictions and report.
+        baseline: predictions.jsonl of another model, to compare with.
+        without: Leave a part out; repeatable.
+        lexicon: Which lexicon scores.
+        level: Ring of the wheels.
+    """
+    from affectgpt_r1.evaluation.evaluate import evaluate_clips
+    from affectgpt_r1.evaluation.predict import predict, write_predictions
+    from affectgpt_r1.evaluation.report import write_report
+
+    table = Lexicon.load(lexicon, folder=lexicon_folder)
+    clips = read_manifest(manifest)
+    before = words_by_id(baseline) if baseline else None
+    if out:
+        make_folder(out)
+    predictor, features = _perceived(model, clips, cache)
+    how = {"without": without or (), **asdict(reply)}
+    predictions = []
+    with bars() as bar:
+        told = bar("predicting")
+        for prediction in predict(predictor, clips, features, **how):
+            predictions.append(prediction)
+            told(len(predictions), len(clips))
+    words = {prediction.id: prediction.words for prediction in predictions}
+    result = evaluate_clips(clips, words, table, level, baseline=before)
+    if out:
+        write_predictions(out / "predictions.jsonl", predictions)
+        write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
+        write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
+    evaluation_table(result)
+    return result
+
+
+#: What the command line takes from here.
+COMMANDS = (prepare, encode, cache, convert, train, predict, evaluate)
+
+
+def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:
+    from affectgpt_r1.config import EncoderSettings
+    from affectgpt_r1.model.profiles import PROFILES, encoder_source
+
+    chosen = asdict(encoders)
+    profile = PROFILES[chosen.pop("profile")]
+    return encoder_source(profile.but(EncoderSettings(**chosen)), device)
+
+
+def _guard(limits: opt.Limits) -> Any:
+    from affectgpt_r1.media.worker import Guard
+
+    return Guard(limits.workers, limits.wall_s, limits.memory_mib << 20)
+
+
+def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[Any, Any]:
+    from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
+    from affectgpt_r1.perception.cache import feature_cache
+
+    predictor, store = load_predictor(model), feature_cache(cache)
+    with bars() as bar:
+        told = bar("reading clips")
+        return predictor, perceive_clips(clips, predictor.encoders, store, told)
+
+
+def _train(recipe: Any) -> object:
+    from affectgpt_r1.training.run import Watch, train_cold_start, train_grpo
+
+    train = train_grpo if recipe.stage == "grpo" else train_cold_start
+    with bars() as bar:
+        return train(recipe, Watch(bar("reading clips"), steps(bar(recipe.stage))))
