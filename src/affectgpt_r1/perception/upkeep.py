@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,7 +49,10 @@ def contents(cache: FeatureCache) -> Contents:
     shards, loose = cache.shards(), cache.loose()
     keys = {key for path in shards if (file := cache.opened(path)) for key in file.keys}
     keys |= {path.stem for path in loose}
-    size_bytes = sum(path.stat().st_size for path in (*shards, *loose) if path.is_file())
+    size_bytes = 0
+    for path in (*shards, *loose):
+        with suppress(FileNotFoundError):  # packed meanwhile
+            size_bytes += path.stat().st_size
     return Contents(len(keys), len(shards), len(loose), size_bytes, cache.damaged)
 
 
@@ -76,8 +80,9 @@ def compact(
         progress: told how many of how many files are read.
     """
     for path in cache.folder.rglob("*.tmp"):
-        if time.time() - path.stat().st_mtime > _ABANDONED_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its writer is done with it
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
     dropped = pack(cache, [*cache.shards(), *cache.loose()], keep, progress)
     return replace(contents(cache), damaged=cache.damaged, dropped=dropped)
 
