@@ -47,6 +47,7 @@ from affectgpt_r1.perception.signal import (
 from affectgpt_r1.perception.speech import PretrainedSpeechEncoder, normalised
 from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
 from affectgpt_r1.perception.voice import NAMES, measure_voice
+from standardise import fit, save
 from test_media import write_sound
 
 Floats = NDArray[np.float32]
@@ -375,7 +376,7 @@ def test_constants_bring_clips_to_size_one() -> None:
     clips = [
         (rng.normal(5, 2, 6) + rng.normal(0, 1, (8, 6))).astype(np.float32) for _ in range(200)
     ]
-    standard = Standard.fit(clips)
+    standard = fit(clips)
     means = np.stack([standard.apply(clip).mean(axis=0) for clip in clips])
     assert np.sqrt((means**2).mean()) == pytest.approx(1, abs=1e-3)
     assert standard.clips == 200
@@ -383,17 +384,17 @@ def test_constants_bring_clips_to_size_one() -> None:
 
 def test_unknown_values_are_left_out_of_constants_and_become_zero() -> None:
     clip = np.array([[1, np.nan, 7], [3, np.nan, 7]], dtype=np.float32)
-    standard = Standard.fit([clip])
+    standard = fit([clip])
     assert standard.mean.tolist() == [2, 0, 7]
     assert standard.std.tolist() == [1, 1, 1]
-    assert Standard.fit([clip], least_std=2.0).std.tolist() == [2, 2, 2]
+    assert fit([clip], least_std=2.0).std.tolist() == [2, 2, 2]
     assert standard.apply(clip)[:, 1].tolist() == [0, 0]
 
 
 def test_constants_are_read_as_they_were_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    standard = Standard.fit([rng.normal(1e-3, 1e3, (8, 40)).astype(np.float32)])
-    standard.save(tmp_path / "x" / "a.json")
+    standard = fit([rng.normal(1e-3, 1e3, (8, 40)).astype(np.float32)])
+    save(standard, tmp_path / "x" / "a.json")
     read = Standard.load(tmp_path / "x" / "a.json")
     assert np.array_equal(read.mean, standard.mean)
     assert np.array_equal(read.std, standard.std)
@@ -410,7 +411,7 @@ def test_damaged_constants_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(MissingFileError, match=r"tools/standardise\.py"):
         Standard.load(tmp_path / "none.json")
     with pytest.raises(InputError, match="no clip"):
-        Standard.fit([])
+        fit([])
 
 
 @pytest.mark.parametrize("encoder", [GradientFaceEncoder(), SignalSpeechEncoder()])

@@ -138,18 +138,79 @@ def test_a_last_batch_that_does_not_share_out_stalls_nobody(place: Path) -> None
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-def test_a_killed_process_ends_the_run_and_the_last_checkpoint_goes_on(place: Path) -> None:
-    settings = ("optimizer.batch_size=2", "optimizer.max_steps=100000", "run.save_steps=5")
+def begun(place: Path, name: str, processes: int, *settings: str) -> subprocess.Popen[str]:
+    """A long run that has made its first six updates."""
     run = subprocess.Popen(
-        command(place, "killed", 2, *settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        command(
+            place, name, processes, "optimizer.max_steps=100000", "run.save_steps=5", *settings
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    until = time.monotonic() + 120
+    while len(lines(place / name)) < 6 and time.monotonic() < until:
+        time.sleep(0.2)
+    return run
+
+
+def lines(run: Path) -> list[str]:
+    path = run / "metrics.jsonl"
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_is_asked_to_end_saves_says_how_to_go_on_and_exits_143(
+    place: Path, processes: int
+) -> None:
+    name = f"asked-{processes}"
+    run = begun(place, name, processes, "run.save_steps=1000000", "optimizer.batch_size=2")
+    assert newest(place / name) is None
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    for pid in children if processes > 1 else [str(run.pid)]:
+        os.kill(int(pid), signal.SIGTERM)
+        break  # one process is asked, and all end
+    _, err = run.communicate(timeout=120)
+    assert "the same command goes on from it" in " ".join(err.split())
+    if processes == 1:
+        assert run.returncode == 143
+    rows = lines(place / name)
+    whole = newest(place / name)
+    assert whole is not None
+    assert int(whole.name.split("-")[1]) == json.loads(rows[-1])["step"]
+    assert list((place / name / "checkpoints").glob("*.tmp")) == []
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(place: Path) -> None:
+    run = begun(place, "held", 1, "optimizer.batch_size=2")
     try:
-        until = time.monotonic() + 120
-        while newest(place / "killed") is None and time.monotonic() < until:
-            time.sleep(0.2)
+        words = command(
+            place,
+            "held",
+            1,
+            *("optimizer.max_steps=100000", "run.save_steps=5", "optimizer.batch_size=2"),
+        )
+        second = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+        assert second.returncode == 2
+        assert "another run is at work there" in " ".join(second.stderr.split())
+        assert run.poll() is None
+    finally:
+        run.kill()
+        run.communicate()
+    # The dead hold nothing: the same command goes on, and ends when it is asked to.
+    again = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = len(lines(place / "held"))
+    until = time.monotonic() + 120
+    while len(lines(place / "held")) <= before and time.monotonic() < until:
+        time.sleep(0.2)
+    again.terminate()
+    assert again.wait(timeout=60) == 143
+
+
+def test_a_killed_process_ends_the_run_and_the_last_checkpoint_goes_on(place: Path) -> None:
+    run = begun(place, "killed", 2, "optimizer.batch_size=2")
+    try:
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         began = time.monotonic()
@@ -157,6 +218,7 @@ def test_a_killed_process_ends_the_run_and_the_last_checkpoint_goes_on(place: Pa
         assert time.monotonic() - began < 60
     finally:
         run.kill()
+        run.communicate()
     whole = newest(place / "killed")
     assert whole is not None
     assert fault(whole) is None
@@ -164,5 +226,6 @@ def test_a_killed_process_ends_the_run_and_the_last_checkpoint_goes_on(place: Pa
     # It goes on from there: a run of the same recipe that is as good as done.
     recipe = place / "killed" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("100000", str(step + 2)))
-    done = train(place, "killed", 2, *settings[:1], f"optimizer.max_steps={step + 2}", settings[2])
+    settings = (f"optimizer.max_steps={step + 2}", "run.save_steps=5", "optimizer.batch_size=2")
+    done = train(place, "killed", 2, *settings)
     assert [row["step"] for row in done] == list(range(1, step + 3))

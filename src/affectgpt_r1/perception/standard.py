@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.errors import InputError, MissingFileError
-from affectgpt_r1.files import write_whole
 
 #: Where the package keeps its constants: one JSON file an encoder, named after it.
 DATA_FOLDER = Path(__file__).parent / "data"
@@ -45,28 +43,6 @@ class Standard:
     clips: int
 
     @classmethod
-    def fit(cls, clips: Sequence[NDArray[np.float32]], *, least_std: float = 0.0) -> Standard:
-        """Measure the constants.
-
-        Args:
-            clips: the raw measurements of each clip, (t, D), NaN where unknown.
-            least_std: a smaller std becomes this, so that what hardly varies is not blown up.
-
-        Raises:
-            InputError: there is no clip.
-        """
-        if not clips:
-            raise InputError("no clip to measure constants on: name a manifest with such media")
-        known = np.ma.masked_invalid(np.concatenate(clips).astype(np.float64))  # (n, D)
-        mean = known.mean(axis=0).filled(0)
-        std = np.maximum(known.std(axis=0).filled(0), least_std)
-        unscaled = cls(_rounded(mean), _rounded(np.where(std > 0, std, 1)), 1.0, len(clips))
-        means = np.stack([unscaled.apply(clip).mean(axis=0) for clip in clips])  # (clips, D)
-        size = float(np.sqrt(np.mean(means.astype(np.float64) ** 2)))
-        scale = round(1 / size, 4) if size > 0 else 1.0
-        return cls(unscaled.mean, unscaled.std, scale, len(clips))
-
-    @classmethod
     def load(cls, path: Path) -> Standard:
         """Read constants.
 
@@ -86,16 +62,6 @@ class Standard:
             ) from None
         return cls(mean, std, scale, clips)
 
-    def save(self, path: Path) -> None:
-        """Write the constants as JSON; the file appears whole."""
-        values = {
-            "clips": self.clips,
-            "scale": self.scale,
-            "mean": [float(f"{value:.6g}") for value in self.mean],
-            "std": [float(f"{value:.6g}") for value in self.std],
-        }
-        write_whole(path, json.dumps(values) + "\n")
-
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change with the constants."""
@@ -107,8 +73,3 @@ class Standard:
         """Standardise (t, D); unknown values become 0."""
         values = np.clip((raw - self.mean) / self.std, -_LIMIT, _LIMIT) * np.float32(self.scale)
         return np.asarray(np.nan_to_num(values, nan=0.0), dtype=np.float32)
-
-
-def _rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Six significant digits, so that what is written is what is used."""
-    return np.array([float(f"{value:.6g}") for value in values], dtype=np.float32)

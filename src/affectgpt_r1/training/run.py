@@ -7,6 +7,7 @@ the same folder, it goes on from the last whole checkpoint, or finds nothing lef
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
-from affectgpt_r1.training.run_folder import begin_run, check_run
+from affectgpt_r1.training.run_folder import begin_run, check_run, locked
 from affectgpt_r1.training.trainer import Examples, RunTrainer
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,15 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
     checkpoint = newest(trainer.run_folder)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with locked(trainer.run_folder):
+        before = signal.signal(signal.SIGTERM, trainer.ending.ask)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if trainer.ending.asked:
+        logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
+        raise SystemExit(128 + signal.SIGTERM)
     resumed_from = checkpoint.name if checkpoint else None
     return RunResult(trainer.finish(), trainer.state.global_step, resumed_from, dropped)
 

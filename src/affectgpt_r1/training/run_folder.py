@@ -6,11 +6,13 @@ Checkpoints inside it are `checkpoints`' matter.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -67,6 +69,24 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder; the first of several processes holds it for all.
+
+    Raises:
+        CheckpointError: another run that lives holds it.
+    """
+    with (folder / "lock").open("w") as file:
+        if os.environ.get("RANK", "0") == "0":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(
+                    f"{folder}: another run is at work there: wait for it, or stop it"
+                ) from None
+        yield
 
 
 def environment() -> dict[str, str | None]:

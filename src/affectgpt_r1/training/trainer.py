@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, OptimizerSettings
@@ -34,6 +40,22 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 
 #: Clips with their features.
 Examples = list[tuple[Clip, Features]]
+
+
+class Ending(TrainerCallback):
+    """Ends a run, with a checkpoint, after the update in which a process of it was asked to."""
+
+    asked = False
+
+    def ask(self, *_: object) -> None:
+        """Ask for the end; handles a signal."""
+        self.asked = True
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
+        """Say to the Trainer what was asked."""
+        self.asked = any(gather_object([self.asked]))
+        control.should_save |= self.asked
+        control.should_training_stop |= self.asked
 
 
 class RunTrainer(Trainer):
@@ -97,6 +119,8 @@ class RunTrainer(Trainer):
             optimizers=(adamw(model, optimizer), None),
         )
         self.remove_callback(PrinterCallback)
+        self.ending = Ending()
+        self.add_callback(self.ending)
         self.model_accepts_loss_kwargs = False
 
     def record(self, metrics: Mapping[str, float]) -> None:
