@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -106,17 +107,16 @@ def _prepared(container: InputContainer) -> VideoStream:
 
 def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
     """All frames' stamps, from packets alone; empty where they are not to be had."""
-    marks = []
     try:
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                marks.append((packet.pts, packet.is_keyframe))
-            if len(marks) > MAX_FRAMES:
-                raise MediaError(
-                    f"{container.name} has over {MAX_FRAMES} frames: cut it into clips"
-                )
+        marks = [
+            (packet.pts, packet.is_keyframe)
+            for packet in islice(container.demux(stream), MAX_FRAMES + 1)
+            if packet.size and not packet.is_discard
+        ]
     except av.error.FFmpegError:
         return {}
+    if len(marks) > MAX_FRAMES:
+        raise MediaError(f"{container.name} has over {MAX_FRAMES} frames: cut it into clips")
     timeline = dict(sorted((stamp, key) for stamp, key in marks if stamp is not None))
     return timeline if len(timeline) == len(marks) else {}
 
