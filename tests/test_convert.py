@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError
+from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, ModelFolderError
 from affectgpt_r1.model.convert import convert
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor
@@ -149,7 +149,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
 
     for name, content in (("m.pth", {"model": Evil()}), ("o.pth", {"model": {}, "other": Evil()})):
         torch.save(content, tmp_path / name, pickle_protocol=protocol)
-        with pytest.raises(CheckpointError, match="was not read"):
+        with pytest.raises(ModelFolderError, match="no whole checkpoint of tensors alone"):
             convert(tmp_path / name, tmp_path / "out", language_model=str(qwen))
     torch.load(tmp_path / "m.pth", weights_only=False)
     assert planted.exists()  # it would have run
@@ -159,10 +159,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("lacking", "lacks 1 tensors .*merge_weights.bias"),
-        ("unknown", "holds 1 unknown .*another"),
+        ("lacking", "1 tensors lack or are unknown, .*merge_weights.bias"),
+        ("unknown", "1 tensors lack or are unknown, .*another"),
         ("shape", "does not fit"),
-        ("no tensor", "other things than tensors"),
+        ("no tensor", "other things than named tensors"),
         ("no fusion", "does not fit"),
     ],
 )

@@ -335,6 +335,31 @@ def test_failures_are_listed_left_out_and_retried(originals: list[Path], tmp_pat
     assert fates() == {"cached": 2}
 
 
+def test_a_retry_that_is_interrupted_forgets_no_failure(tmp_path: Path) -> None:
+    clips = []
+    for i in range(4):
+        (tmp_path / f"{i}.mp4").write_bytes(b"no media at all" * (90 + i))
+        clips.append(Clip(str(i), video=tmp_path / f"{i}.mp4"))
+    cache = FeatureCache(tmp_path / "cache")
+    assert encode(clips, cache.folder) == {"failed": 4}
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    again = to_encode(clips, cache, retry=True)
+    with pytest.raises(KeyboardInterrupt):
+        encode_clips(again, SOURCE, cache, Guard(1), progress=interrupted)
+    assert len(to_encode(clips, cache, retry=True)) == 4
+
+
+def test_a_device_that_is_not_there_is_the_inputs_fault(demo: Path, tmp_path: Path) -> None:
+    for device in ("foo", "cuda"):
+        process = run(demo, tmp_path / "cache", "--device", device)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out, err.count("\n")) == (2, "", 1), err
+        assert f"device '{device}' cannot be used" in err
+
+
 def test_a_failure_is_of_a_file_and_not_of_its_name(
     originals: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,12 +157,13 @@ def test_the_command_writes_crops_and_a_manifest_with_them(
 ) -> None:
     write_manifest(tmp_path / "clips.jsonl", [*demo, Clip("blind", audio=demo[0].video)])
     command = [str(Path(sys.executable).with_name("affectgpt-r1")), "encode", "--profile", "nano"]
-    subprocess.run(
-        [*command, "clips.jsonl", "--cache", "cache", "--write-faces", "faces"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    for shard in ("1/2", "2/2"):  # two machines with one folder
+        subprocess.run(
+            [*command, "clips.jsonl", "--cache=cache", "--write-faces=faces", f"--shard={shard}"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
     clips = read_manifest(tmp_path / "faces/clips.jsonl")
     assert [clip.faces is not None for clip in clips] == [True] * len(demo) + [False]
     for clip in clips[:-1]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affectgpt_r1.errors import InputError
 from affectgpt_r1.perception import upkeep
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.upkeep import compact, contents, pack, verify
@@ -142,6 +143,44 @@ def test_what_a_dead_writer_left_goes_and_what_a_living_one_writes_stays(tmp_pat
     new.touch()
     compact(cache)
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_what_cannot_be_read_is_told_and_not_thrown_out(tmp_path: Path) -> None:
+    cache = filled(tmp_path)
+    compact(cache)
+    (tmp_path / "shards" / "a.safetensors").mkdir()
+    for look in (compact, verify):
+        with pytest.raises(InputError, match="cannot read the feature cache"):
+            look(FeatureCache(tmp_path))
+    (tmp_path / "shards" / "a.safetensors").rmdir()
+    assert kept(tmp_path) == 12
+
+
+def test_nothing_but_the_caches_own_files_is_touched(tmp_path: Path) -> None:
+    cache = filled(tmp_path, 2)
+    (tmp_path / "mine").mkdir()
+    mine = [
+        tmp_path / "old.tmp",
+        tmp_path / "mine" / "old.tmp",
+        tmp_path / "mine" / "a.safetensors",
+    ]
+    for path in mine:
+        path.touch()
+        os.utime(path, (0, 0))
+    compact(cache, set())
+    assert all(path.exists() for path in mine)
+
+
+def test_a_shard_that_is_packed_anew_while_it_is_known_is_read_from_its_new_place(
+    tmp_path: Path,
+) -> None:
+    compact(filled(tmp_path, 4))
+    reader = FeatureCache(tmp_path)
+    assert reader.holds(features(0).key)  # listed, and not opened
+    FeatureCache(tmp_path).put(features(5, flags=frozenset({"short"})))
+    compact(FeatureCache(tmp_path))
+    assert same(reader.get(features(0).key), features(0))
+    assert reader.damaged == 0
 
 
 def _write_and_pack(folder: Path, seed: int) -> int:

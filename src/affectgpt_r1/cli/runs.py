@@ -99,10 +99,13 @@ def encode(
     from affectgpt_r1.perception.cache import feature_cache
     from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
 
-    clips = shard_of(read_manifest(manifest), shard)
+    manifest = manifest.resolve()  # so that its clips lie where they do for others, too
+    clips = shard_of(everything := read_manifest(manifest), shard)
     store, guard = feature_cache(cache), _guard(limits)
     load = partial(_source, encoders, device)
     wanted = to_encode(clips, store, retry=retry)
+    if write_faces:
+        make_folder(write_faces := write_faces.resolve())
     with bars() as bar:
         if engine == "ray":
             from affectgpt_r1.perception.scale import encode_on_ray
@@ -113,8 +116,8 @@ def encode(
         told = rated(bar("encoding"))
         fates = run(store, guard, batch_clips=batch_clips, crops=write_faces, progress=told)
     if write_faces:
-        places = {clip.id: write_faces / f"{clip.id}.npy" for clip in clips}
-        cropped = [replace(c, faces=p) if (p := places[c.id]).is_file() else c for c in clips]
+        crops = {path.stem: path for path in write_faces.glob("*.npy")}
+        cropped = [replace(clip, faces=crops.get(clip.id, clip.faces)) for clip in everything]
         write_manifest(write_faces / "clips.jsonl", cropped)
     skipped = 0 if retry else len(clips) - len(wanted)
     if fates["failed"] or skipped:

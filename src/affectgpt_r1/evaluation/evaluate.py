@@ -12,13 +12,7 @@ from statistics import fmean
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import (
-    Pair,
-    WheelScore,
-    best_constant,
-    score_pairs,
-    signature,
-)
+from affectgpt_r1.emotion.score import Pair, WheelScore, best_constant, score_pairs, signature
 from affectgpt_r1.emotion.significance import (
     Interval,
     Statistic,

@@ -56,8 +56,11 @@ def yunet_detector(model: Path) -> FaceDetector:
     """A detector by a YuNet model file (ONNX), for faces turned away, small or half covered.
 
     Raises:
+        MissingFileError: there is no such file.
         ModelFolderError: OpenCV cannot use it.
     """
+    if not model.is_file():
+        raise MissingFileError(f"no face detector at {model}: name a YuNet model file (ONNX)")
     try:
         yunet = cv2.FaceDetectorYN.create(str(model), "", (_SEARCH_SIDE, _SEARCH_SIDE), 0.6)
     except cv2.error as error:
@@ -69,7 +72,8 @@ def yunet_detector(model: Path) -> FaceDetector:
         small, scale = _shrunk(picture, cv2.COLOR_RGB2BGR)
         yunet.setInputSize((small.shape[1], small.shape[0]))
         _, rows = yunet.detect(small)  # x, y, width, height, ten numbers of landmarks, score
-        return [(_box(row[:4], scale), float(row[14])) for row in (() if rows is None else rows)]
+        found = [] if rows is None else [row for row in rows if min(row[2:4]) >= 1]
+        return [(_box(row[:4], scale), float(row[14])) for row in found]
 
     return detect
 

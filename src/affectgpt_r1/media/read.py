@@ -16,11 +16,7 @@ from affectgpt_r1.media.video import read_frames
 
 
 def read_media(
-    clip: Clip,
-    *,
-    frames: int = 8,
-    windows: int = 8,
-    detector: FaceDetector = detect_with_cascade,
+    clip: Clip, *, frames: int = 8, windows: int = 8, detector: FaceDetector = detect_with_cascade
 ) -> ClipMedia:
     """Read a clip: `frames` pictures and faces, `windows` pieces of sound.
 

@@ -7,9 +7,7 @@ needed here, only its configuration and tokenizer.
 
 from __future__ import annotations
 
-import pickle
 import shutil
-import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,20 +36,6 @@ _LINEARS = {
     "fc_att": "merge_weights",
 }
 _UNUSED = "image_llama_proj"  # of still images
-# What torch's reader raises for a damaged file, or for one that wants more than tensors.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    struct.error,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 _THEIRS, _OURS = "llama_model.base_model.model.", "language_model."
 
 
@@ -71,13 +55,15 @@ def convert(
 
     Raises:
         MissingFileError: no such checkpoint, or the language model's configuration is not here.
-        CheckpointError: `out` exists, or the file is another's, damaged, or would run code.
+        ModelFolderError: the file is damaged, or holds more than tensors: it would run code.
+        CheckpointError: `out` exists, or the tensors are not those of the language model's.
     """
     if out.exists():
         raise CheckpointError(f"{out} is there already: name another folder, or remove it")
     state = {_our_name(name): tensor.float() for name, tensor in _tensors(checkpoint).items()}
     full = PROFILES["full"]
     name = language_model or str(full.language_model)
+    name = str(Path(name).resolve()) if Path(name).exists() else name  # from wherever it is loaded
     with loading(name):
         text_config = AutoConfig.from_pretrained(name, **LOCAL_ONLY)
         tokenizer = AutoTokenizer.from_pretrained(name, **LOCAL_ONLY)
@@ -94,16 +80,15 @@ def convert(
         with torch.device("meta"):  # the frozen weights need no memory
             model = AffectGPTForConditionalGeneration(config)
         keys = model.load_state_dict(state, strict=False, assign=True)
-    except (KeyError, StopIteration, RuntimeError) as error:
+    except (LookupError, StopIteration, RuntimeError) as error:
         line = " ".join(str(error).split())
         raise CheckpointError(
             f"{checkpoint} does not fit {name!r} ({line}): name its own"
         ) from None
     trained = [key for key in keys.missing_keys if key.startswith("fusion.") or ".lora_" in key]
-    if trained or keys.unexpected_keys:
-        lacks = f"lacks {len(trained)} tensors ({', '.join(trained[:2])})"
-        holds = f"holds {len(keys.unexpected_keys)} unknown ({', '.join(keys.unexpected_keys[:2])})"
-        raise CheckpointError(f"{checkpoint} {lacks if trained else holds}: name another")
+    if wrong := [*trained, *keys.unexpected_keys]:
+        told = f"{len(wrong)} tensors lack or are unknown, {wrong[0]!r} the first"
+        raise CheckpointError(f"{checkpoint}: {told}: name another")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
         unfinished = Path(made) / out.name
@@ -115,22 +100,19 @@ def convert(
 
 def _tensors(checkpoint: Path) -> dict[str, Tensor]:
     """The tensors under the file's key `model`; no code in it is run."""
-    try:
+    if not checkpoint.is_file():
+        raise MissingFileError(f"no checkpoint at {checkpoint}: check the path")
+    with loading(checkpoint, what="checkpoint of tensors alone"):
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    except FileNotFoundError:
-        raise MissingFileError(f"no checkpoint at {checkpoint}: check the path") from None
-    except _DAMAGE as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(
-            f"{checkpoint} is no checkpoint of tensors alone ({line}): it was not read"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{checkpoint}: its `model` holds other things than tensors")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise CheckpointError(f"{checkpoint}: its `model` holds other things than named tensors")
     return {name: tensor for name, tensor in state.items() if not name.startswith(_UNUSED)}
 
 
 def _our_name(name: str) -> str:
-    linear, _, part = str(name).rpartition(".")
+    linear, _, part = name.rpartition(".")
     if linear in _LINEARS:
         return f"fusion.{_LINEARS[linear]}.{part}"
-    return str(name).replace(_THEIRS, _OURS)
+    return name.replace(_THEIRS, _OURS)

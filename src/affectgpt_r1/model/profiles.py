@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 
 from affectgpt_r1.config import EncoderSettings, LoraSettings
 from affectgpt_r1.dialogue import View
-from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
@@ -75,7 +75,12 @@ def encoder_source(profile: Profile, device: str = "cpu") -> EncoderSource:
     Raises:
         MissingFileError: their weights are not on this machine, or the face detector's file is not.
         ModelFolderError: they are damaged, or of another kind.
+        InputError: there is no such device.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used ({error}): name another") from None
     visual: VisualEncoder = GradientFaceEncoder()
     audio: AudioEncoder = SignalSpeechEncoder()
     if profile.visual != "signal":

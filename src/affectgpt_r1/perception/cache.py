@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -65,6 +66,13 @@ class FeatureCache:
         self.misses += found is None
         return found
 
+    def holds(self, key: str) -> bool:
+        """Whether a shard lists the key, or its loose file is whole; no shard is mapped for it."""
+        if key not in self._shard_of and not self._loose(key):
+            self._new_shards()
+            return key in self._shard_of
+        return True
+
     def put(self, features: Features) -> None:
         """Keep features under their key; the file appears whole.
 
@@ -110,11 +118,13 @@ class FeatureCache:
         shard = self._shard_of.get(key)
         try:
             return shard.read(key) if shard else None
+        except FileNotFoundError:  # packed anew meanwhile
+            del self._shard_of[key]
         except DAMAGE as error:
             logger.warning("left out a damaged entry of %s, %s (%s)", self.folder, key, error)
             del self._shard_of[key]
             self.damaged += 1
-            return None
+        return None
 
     def _loose(self, key: str) -> Features | None:
         path = self.path(key)
@@ -127,16 +137,17 @@ class FeatureCache:
 
     def _new_shards(self) -> bool:
         """Open what has appeared among the shards since the last look; whether anything has."""
-        new = set(self.shards()) - self._seen
-        self._seen |= new
-        for path in sorted(new):
+        new = [path for path in self.shards() if path not in self._seen]
+        for path in new:
             shard = self.opened(path)
             self._shard_of |= dict.fromkeys(shard.keys, shard) if shard else {}
+            self._seen.add(path)
         return bool(new)
 
     def _remove(self, path: Path, error: Exception) -> None:
         logger.warning("removed the damaged feature file %s (%s)", path, error)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # in a folder that may only be read it stays, and counts
+            path.unlink()
         self.damaged += 1
 
 

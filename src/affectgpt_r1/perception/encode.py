@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache as remembered
@@ -20,7 +20,7 @@ from typing import Literal, NoReturn
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import make_folder, write_whole
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
@@ -35,19 +35,9 @@ Progress = Callable[[int, int], None]
 
 
 def to_encode(clips: Sequence[Clip], cache: FeatureCache, *, retry: bool) -> list[Clip]:
-    """Those clips that are to be tried: what failed before is left out, or with `retry` the rest.
-
-    With `retry` their failures are struck from the cache's list.
-    """
-    listed = cache.folder / "failures.jsonl"
-    before = _failures(listed)
-    again = [clip for clip in clips if _name(clip) in before]
-    if not retry:
-        return [clip for clip in clips if _name(clip) not in before]
-    if again:
-        left = [before[name] for name in before.keys() - {_name(clip) for clip in again}]
-        write_whole(listed, "".join(f"{json.dumps(row)}\n" for row in left))
-    return again
+    """The clips that are to be tried: what failed before is left out, or with `retry` the rest."""
+    before = _failures(cache)
+    return [clip for clip in clips if (_name(clip) in before) == retry]
 
 
 def encode_clips(
@@ -78,6 +68,8 @@ def encode_clips(
     Raises:
         InputError: the cache cannot be written.
     """
+    make_folder(cache.folder)
+    before, solved = _failures(cache), set[str]()
     # An order of one's own: two processes on one manifest do not run after each other's clips.
     wanted = random.Random(os.getpid()).sample(clips, len(clips))
     fates: Counter[Fate] = Counter()
@@ -85,25 +77,31 @@ def encode_clips(
     waiting: dict[str, tuple[Clip, ClipMedia]] = {}
     # Without its encoders the source can travel to another process.
     read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder, crops)
-    for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
-        if found is None:
-            _list_failure(cache, clip, str(reason))
-            fates["failed"] += 1
-        elif (key := found[0]) in waiting or found[1] is None:
-            fates["cached"] += 1
-        else:
-            waiting[key] = clip, found[1]
-        if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
-            put = _encode(waiting, source, cache)
-            fates["encoded"] += len(put)
-            fates["failed"] += len(waiting) - len(put)
-            mine += put
-            waiting = {}
-        if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
-            pack(cache, mine)
-            mine = []
-        if progress:
-            progress(done, len(wanted))
+    try:
+        for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
+            if found is None:
+                _list_failure(cache, clip, str(reason))
+                fates["failed"] += 1
+            elif (key := found[0]) in waiting or found[1] is None:
+                fates["cached"] += 1
+                solved.add(_name(clip))
+            else:
+                waiting[key] = clip, found[1]
+            if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
+                put = _encode(waiting, source, cache)
+                fates["encoded"] += len(put)
+                fates["failed"] += len(waiting) - len(put)
+                solved |= {_name(waiting[path.stem][0]) for path in put}
+                mine += put
+                waiting = {}
+            if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
+                pack(cache, mine)
+                mine = []
+            if progress:
+                progress(done, len(wanted))
+    finally:
+        if before.keys() & solved:
+            _strike(cache, solved)
     return fates
 
 
@@ -148,7 +146,7 @@ def read_unless_cached(
         MediaError: as `read_media`, or the clip's id is no file name for its crops.
     """
     key = source.key(clip)
-    known = _cache_in(folder).get(key) is not None
+    known = _cache_in(folder).holds(key)
     place = crops / f"{clip.id}.npy" if crops and clip.video and not clip.faces else None
     if place and place.parent != crops:
         raise MediaError(f"id {clip.id!r} is no file name for its face crops: rename it")
@@ -179,14 +177,20 @@ def _name(clip: Clip) -> str:
 
 def _list_failure(cache: FeatureCache, clip: Clip, reason: str) -> None:
     row = {"id": clip.id, "media": _name(clip), "reason": reason}
-    cache.folder.mkdir(parents=True, exist_ok=True)
     with (cache.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def _failures(path: Path) -> dict[str, dict[str, str]]:
+def _strike(cache: FeatureCache, solved: Set[str]) -> None:
+    """Take what could be encoded after all off the cache's list."""
+    left = [row for name, row in _failures(cache).items() if name not in solved]
+    text = "".join(f"{json.dumps(row)}\n" for row in left)
+    write_whole(cache.folder / "failures.jsonl", text)
+
+
+def _failures(cache: FeatureCache) -> dict[str, dict[str, str]]:
     """What is listed, by media; a line that a kill tore counts for nothing."""
-    found = {}
+    found, path = {}, cache.folder / "failures.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         with suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)

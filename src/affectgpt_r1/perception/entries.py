@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ DAMAGE = (SafetensorError, ValueError, KeyError, TypeError)
 
 
 class EntryFile:
-    """An open file of features.
+    """A file of features, with its keys.
 
     Raises:
         OSError: it cannot be read.
@@ -33,9 +34,15 @@ class EntryFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = cast(Any, safe_open)(path, framework="np")
-        names: Iterable[str] = self._file.keys()
-        self.keys = sorted({name.partition("/")[0] for name in names})
+        path.open("rb").close()  # safetensors calls whatever goes wrong a missing file
+        with safe_open(path, framework="np") as file:
+            names: Iterable[str] = file.keys()
+            self.keys = sorted({name.partition("/")[0] for name in names})
+
+    @cached_property
+    def _file(self) -> Any:
+        """Mapped once it is read from, and then kept."""
+        return cast(Any, safe_open)(self.path, framework="np")
 
     def read(self, key: str) -> Features:
         """The features under a key, checked against their digest.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
-from affectgpt_r1.errors import InputError, MissingFileError
+from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import sha256_of
 from affectgpt_r1.media import ClipMedia, content_hash, read_media
 from affectgpt_r1.media.faces import detect_with_cascade, yunet_detector
@@ -129,13 +129,12 @@ class EncoderSource:
         """Encoders that are loaded.
 
         Raises:
-            MissingFileError: the detector's file does not exist.
+            MissingFileError, ModelFolderError: as `yunet_detector`.
         """
-        if face_model and not face_model.is_file():
-            raise MissingFileError(
-                f"no face detector at {face_model}: name a YuNet model file (ONNX)"
-            )
-        digest = sha256_of(face_model)[:16] if face_model else ""
+        digest = ""
+        if face_model:
+            yunet_detector(face_model)
+            digest = sha256_of(face_model)[:16]
         identities = encoder_identity(visual), encoder_identity(audio)
         return cls(*identities, view, lambda: (visual, audio), face_model, digest)
 

@@ -29,6 +29,7 @@ LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": Fal
 _UNLOADABLE = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError),
     *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, struct.error),
+    *(AssertionError, ArithmeticError),
 )
 
 

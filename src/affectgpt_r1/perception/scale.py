@@ -76,6 +76,7 @@ def encode_on_ray(
     fates: Counter[Fate] = Counter()
     if not clips:
         return fates
+    load()  # what is at fault with encoders is told here, and not by an actor
     alone = Guard(1, guard.wall_s, guard.memory_bytes)
     # Not `range`: reading that is a task, and waits for ever where the actors hold all cores.
     places = [{"id": i} for i in range(len(clips))]
@@ -83,7 +84,7 @@ def encode_on_ray(
     takes = ray.data.from_items(places, override_num_blocks=blocks)
     done = takes.map_batches(
         _Encoding,
-        fn_constructor_args=(clips, load, cache.folder, alone, settings),
+        fn_constructor_args=(clips, load, cache.folder.resolve(), alone, settings),
         batch_size=_TAKE,
         concurrency=guard.workers,
         num_gpus=gpus,

@@ -79,7 +79,8 @@ def compact(
         keep: keys; others are thrown out. None: all stay.
         progress: told how many of how many files are read.
     """
-    for path in cache.folder.rglob("*.tmp"):
+    folder = cache.folder
+    for path in (*folder.glob("loose/*/*.tmp"), *folder.glob("shards/*.tmp")):
         with suppress(FileNotFoundError):  # its writer is done with it
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink()
@@ -113,7 +114,7 @@ def pack(
         dropped += len(new) - len(wanted)
         sound = _sound(cache, file, wanted) if file else []
         seen |= {features.key for features in sound}
-        if not (file and len(sound) == len(file.keys) >= SHARD_CLIPS):
+        if file and not len(sound) == len(file.keys) >= SHARD_CLIPS:
             batch += sound
             spent.append(path)
         if len(batch) >= SHARD_CLIPS or (spent and done == len(files)):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +36,7 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import begin_run, check_run, locked
-from affectgpt_r1.training.trainer import Examples, RunTrainer
+from affectgpt_r1.training.trainer import Ending, Examples, RunTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -161,20 +163,30 @@ def _judge(
 
 def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
     begin_run(trainer.run_folder, trainer.recipe)
-    checkpoint = newest(trainer.run_folder)
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-    with locked(trainer.run_folder):
-        before = signal.signal(signal.SIGTERM, trainer.ending.ask)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    if trainer.ending.asked:
-        logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
-        raise SystemExit(128 + signal.SIGTERM)
+    with locked(trainer.run_folder), asked_by_sigterm(trainer.ending):
+        checkpoint = newest(trainer.run_folder)
+        if checkpoint is not None:
+            logger.info("going on from %s", checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.ending.asked:
+            logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
+            raise SystemExit(128 + signal.SIGTERM)
+        model = trainer.finish()
     resumed_from = checkpoint.name if checkpoint else None
-    return RunResult(trainer.finish(), trainer.state.global_step, resumed_from, dropped)
+    return RunResult(model, trainer.state.global_step, resumed_from, dropped)
+
+
+@contextmanager
+def asked_by_sigterm(ending: Ending) -> Iterator[None]:
+    """SIGTERM asks a run for its end; off the main thread, where none arrives, nothing does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, ending.ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from affectgpt_r1 import __version__
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
 from affectgpt_r1.errors import CheckpointError, RecipeError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import make_folder, write_whole
 
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "opencv-python-headless")
 
@@ -66,7 +66,7 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
     """Make the run folder and write recipe and versions; a resumed run keeps the first ones."""
     if (folder / "recipe.yaml").is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))
 

@@ -53,9 +53,8 @@ class Ending(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         """Say to the Trainer what was asked."""
-        self.asked = any(gather_object([self.asked]))
-        control.should_save |= self.asked
-        control.should_training_stop |= self.asked
+        if any(gather_object([self.asked])):  # a signal may come meanwhile: nothing is unasked
+            self.asked = control.should_save = control.should_training_stop = True
 
 
 class RunTrainer(Trainer):
