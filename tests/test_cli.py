@@ -160,36 +160,23 @@ def test_a_model_of_another_profile_is_refused(job: Path, tmp_path: Path) -> Non
 
 
 def test_train_and_test_may_not_share_a_clip(job: Path, tmp_path: Path) -> None:
-    text = complaint(
+    words = (
         "train",
         "cold-start",
         "nano-cold-start",
-        "--set",
-        f"data.train={job}/data/test.jsonl",
-        "--set",
-        f"data.test={job}/data/test.jsonl",
-        "--set",
-        f"run.output={tmp_path}/run",
+        *("--set", f"data.train={job}/data/test.jsonl"),
+        *("--set", f"data.test={job}/data/test.jsonl"),
+        *("--set", f"run.output={tmp_path}/run"),
     )
+    text = complaint(*words)
     assert "are in" in text
     assert "data.allow_shared=true" in text
     assert not (tmp_path / "run").exists()
     done = run(
-        "train",
-        "cold-start",
-        "nano-cold-start",
-        "--set",
-        f"data.train={job}/data/test.jsonl",
-        "--set",
-        f"data.test={job}/data/test.jsonl",
-        "--set",
-        "data.allow_shared=true",
-        "--set",
-        f"data.cache={job}/features",
-        "--set",
-        f"run.output={tmp_path}/run",
-        "--set",
-        "optimizer.max_steps=1",
+        *words,
+        *("--set", "data.allow_shared=true"),
+        *("--set", f"data.cache={job}/features"),
+        *("--set", "optimizer.max_steps=1"),
     )
     assert done.returncode == 0, done.stderr
     assert "as allowed" in done.stderr

@@ -87,21 +87,26 @@ def pool(steps: torch.Tensor, score: Any) -> torch.Tensor:
     return torch.einsum("td,t->d", steps, score(steps)[:, 0])
 
 
+@pytest.fixture(scope="module")
+def converted(qwen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder made from `authors_state`."""
+    folder = tmp_path_factory.mktemp("converted")
+    checkpoint = write(folder / "c.pth", authors_state())
+    return convert(checkpoint, folder / "out", language_model=str(qwen))
+
+
 def test_a_converted_checkpoint_gives_the_tokens_of_the_published_formulas(
-    qwen: Path, tmp_path: Path
+    converted: Path,
 ) -> None:
     state = authors_state()
-    out = convert(write(tmp_path / "c.pth", state), tmp_path / "out", language_model=str(qwen))
-    model = AffectGPTForConditionalGeneration.from_pretrained(out)
+    model = AffectGPTForConditionalGeneration.from_pretrained(converted)
 
     def linear(name: str) -> Any:
         return lambda x: x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
     visual, audio = torch.randn(8, VISUAL), torch.randn(8, AUDIO)
-    seen, heard = (
-        linear("multi_video_embs")(visual.mean(0)),
-        linear("multi_audio_embs")(audio.mean(0)),
-    )
+    seen = linear("multi_video_embs")(visual.mean(0))
+    heard = linear("multi_audio_embs")(audio.mean(0))
     weights = linear("fc_att")(linear("attention_mlp")(torch.cat([seen, heard])))
     expected = torch.stack(
         [
@@ -116,11 +121,10 @@ def test_a_converted_checkpoint_gives_the_tokens_of_the_published_formulas(
 
 
 def test_a_converted_adapter_is_the_language_model_with_the_products_added(
-    qwen: Path, tmp_path: Path
+    qwen: Path, converted: Path
 ) -> None:
     state = authors_state()
-    out = convert(write(tmp_path / "c.pth", state), tmp_path / "out", language_model=str(qwen))
-    model = AffectGPTForConditionalGeneration.from_pretrained(out)
+    model = AffectGPTForConditionalGeneration.from_pretrained(converted)
     plain = Qwen2ForCausalLM.from_pretrained(qwen).eval()
     for layer in range(LAYERS):
         for name in SHAPES:
@@ -132,9 +136,9 @@ def test_a_converted_adapter_is_the_language_model_with_the_products_added(
     with torch.no_grad():
         expected, found = plain(input_ids=ids).logits, model(input_ids=ids).logits
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-    processor = load_processor(out)
+    processor = load_processor(converted)
     assert processor.bos_at_inference is False
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pth", "out"]
+    assert sorted(p.name for p in converted.parent.iterdir()) == ["c.pth", "out"]
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

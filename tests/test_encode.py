@@ -415,3 +415,26 @@ def test_ray_encodes_the_same_with_two_actors(
     for clip in clips[:-1]:
         alone = perceive(clip, SOURCE)
         assert same(kept.get(alone.key), alone)
+
+
+def test_the_cache_is_looked_after_on_the_command_line(demo: Path, tmp_path: Path) -> None:
+    count = fates_of(run(demo, tmp_path / "cache"))["encoded"]
+    script = str(Path(sys.executable).with_name("affectgpt-r1"))
+
+    def tend(*words: str, status: int = 0) -> dict[str, int]:
+        command = [script, "cache", *words, "--cache", str(tmp_path / "cache")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        row: dict[str, int] = json.loads(done.stdout)
+        return row
+
+    assert (tend("size")["clips"], tend("size")["loose"]) == (count, count)
+    assert (tend("compact")["shards"], tend("verify")["damaged"]) == (1, 0)
+    assert tend("gc", str(demo), "--profile", "nano")["clips"] == count
+    (shard,) = (tmp_path / "cache" / "shards").iterdir()
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 1
+    shard.write_bytes(content)
+    assert tend("verify", status=2)["damaged"] == 1
+    assert tend("compact")["clips"] == count - 1
+    assert tend("gc", str(demo), "--profile", "nano", "--view", "frame")["dropped"] == count - 1

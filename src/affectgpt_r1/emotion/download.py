@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import http.client
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from affectgpt_r1.asking import Progress
 from affectgpt_r1.errors import LexiconError
 from affectgpt_r1.files import sha256_of, write_whole
 
@@ -47,7 +48,7 @@ def download(
     folder: Path,
     *,
     source: str = SOURCE,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Fetch what is missing or differs in a folder; each file appears checked and whole.
 

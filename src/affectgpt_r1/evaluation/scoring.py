@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
-from affectgpt_r1.asking import Server
+from affectgpt_r1.asking import Progress, Server
 from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import Parser, read_words
@@ -119,7 +119,7 @@ def read_predictions(
     rows: Sequence[AnswerRow],
     rule: Rule,
     lexicon: Lexicon,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[AnswerRow]:
     """Rows with the words, and for the sentiment metric the sentiments, that a rule finds.
 

@@ -103,8 +103,8 @@ def crop_faces(
     """Crop one face out of each frame.
 
     The largest face of the first frame that has one (smaller, the less sure the detector is of it)
-    is followed by overlap; a frame without it
-    takes the nearest frame's box. Without any face the whole frame is taken, and flagged.
+    is followed by overlap; a frame without it takes the nearest frame's box. Without any face the
+    whole frame is taken, and flagged.
 
     Args:
         frames: (t, H, W, 3) RGB.
@@ -191,15 +191,7 @@ def read_given_faces(
         raise MissingFileError(f"no face crops at {path}: check the path")
     try:
         crops = np.load(path, allow_pickle=False)
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        OverflowError,
-        SyntaxError,
-        TypeError,
-        TokenError,
-    ) as error:
+    except _UNREADABLE as error:
         raise MediaError(
             f"{path} is no plain npy file ({' '.join(str(error).split())}): save the crops with "
             "numpy.save as uint8 (n, height, width, 3)"

@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache as remembered
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from affectgpt_r1.asking import Progress
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError
 from affectgpt_r1.files import make_folder, write_whole
@@ -30,8 +31,6 @@ from affectgpt_r1.perception.upkeep import SHARD_CLIPS, pack
 
 #: What became of a clip: encoded, found in the cache, or failed.
 Fate = Literal["encoded", "cached", "failed"]
-
-Progress = Callable[[int, int], None]
 
 
 def to_encode(clips: Sequence[Clip], cache: FeatureCache, *, retry: bool) -> list[Clip]:
@@ -69,7 +68,7 @@ def encode_clips(
         InputError: the cache cannot be written.
     """
     make_folder(cache.folder)
-    before, solved = _failures(cache), set[str]()
+    solved: list[Clip] = []
     # An order of one's own: two processes on one manifest do not run after each other's clips.
     wanted = random.Random(os.getpid()).sample(clips, len(clips))
     fates: Counter[Fate] = Counter()
@@ -84,14 +83,14 @@ def encode_clips(
                 fates["failed"] += 1
             elif (key := found[0]) in waiting or found[1] is None:
                 fates["cached"] += 1
-                solved.add(_name(clip))
+                solved.append(clip)
             else:
                 waiting[key] = clip, found[1]
             if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
                 put = _encode(waiting, source, cache)
                 fates["encoded"] += len(put)
                 fates["failed"] += len(waiting) - len(put)
-                solved |= {_name(waiting[path.stem][0]) for path in put}
+                solved += [waiting[path.stem][0] for path in put]
                 mine += put
                 waiting = {}
             if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
@@ -100,8 +99,7 @@ def encode_clips(
             if progress:
                 progress(done, len(wanted))
     finally:
-        if before.keys() & solved:
-            _strike(cache, solved)
+        _strike(cache, solved)
     return fates
 
 
@@ -181,11 +179,13 @@ def _list_failure(cache: FeatureCache, clip: Clip, reason: str) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _strike(cache: FeatureCache, solved: Set[str]) -> None:
+def _strike(cache: FeatureCache, solved: Sequence[Clip]) -> None:
     """Take what could be encoded after all off the cache's list."""
-    left = [row for name, row in _failures(cache).items() if name not in solved]
-    text = "".join(f"{json.dumps(row)}\n" for row in left)
-    write_whole(cache.folder / "failures.jsonl", text)
+    if listed := _failures(cache):
+        left = [listed[name] for name in listed.keys() - {_name(clip) for clip in solved}]
+        if len(left) < len(listed):
+            text = "".join(f"{json.dumps(row)}\n" for row in left)
+            write_whole(cache.folder / "failures.jsonl", text)
 
 
 def _failures(cache: FeatureCache) -> dict[str, dict[str, str]]:

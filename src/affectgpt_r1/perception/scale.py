@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from affectgpt_r1.asking import Progress
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import MissingFileError
 from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.encode import Fate, Progress, encode_clips
+from affectgpt_r1.perception.encode import Fate, encode_clips
 from affectgpt_r1.perception.features import EncoderSource
 
 # Clips that an actor takes at a time: its reading processes start anew with each.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from affectgpt_r1.asking import Progress
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.entries import DAMAGE, EntryFile
 from affectgpt_r1.perception.features import Features
@@ -56,7 +57,7 @@ def contents(cache: FeatureCache) -> Contents:
     return Contents(len(keys), len(shards), len(loose), size_bytes, cache.damaged)
 
 
-def verify(cache: FeatureCache, progress: Callable[[int, int], None] | None = None) -> Contents:
+def verify(cache: FeatureCache, progress: Progress | None = None) -> Contents:
     """Read everything and check it; nothing is changed but that files that are not whole go."""
     files = [*cache.shards(), *cache.loose()]
     for done, path in enumerate(files, 1):
@@ -70,7 +71,7 @@ def verify(cache: FeatureCache, progress: Callable[[int, int], None] | None = No
 def compact(
     cache: FeatureCache,
     keep: Container[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Contents:
     """Read everything; pack loose files and small shards, leave out what is damaged or doubled.
 
@@ -85,14 +86,14 @@ def compact(
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink()
     dropped = pack(cache, [*cache.shards(), *cache.loose()], keep, progress)
-    return replace(contents(cache), damaged=cache.damaged, dropped=dropped)
+    return replace(contents(cache), dropped=dropped)
 
 
 def pack(
     cache: FeatureCache,
     files: Sequence[Path],
     keep: Container[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Write the entries of files into shards, and remove each file once its entries are on disk.
 
