@@ -5,8 +5,6 @@ An answer that cannot be had is None, counted aloud; it is never put in the plac
 is asked, and what an answer means, this module does not know.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json
@@ -30,7 +28,7 @@ _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _log = logging.getLogger(__name__)
 
 #: A text, or the parts of a message as OpenAI's chat API has them.
-Content: TypeAlias = "str | list[dict[str, object]]"
+Content: TypeAlias = str | list[dict[str, object]]
 #: A key that names each question, and what makes its message when it is asked.
 Questions: TypeAlias = Mapping[str, Callable[[], Content]]
 Progress = Callable[[int, int], None]
@@ -173,7 +171,7 @@ def _kept(path: Path, read: Callable[[str], str]) -> str | None:
 
 
 async def _ask(
-    client: httpx.AsyncClient,
+    client: "httpx.AsyncClient",
     content: Callable[[], Content],
     server: Server,
     path: Path,

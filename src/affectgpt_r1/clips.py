@@ -5,8 +5,6 @@ the manifest's folder. This module checks names and types, and that every file e
 media.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -5,8 +5,6 @@ keys, wrong types and values out of range are all reported at once. Names and me
 settings follow TRL's GRPOConfig. This module knows nothing of models or data.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

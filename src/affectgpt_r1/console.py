@@ -3,8 +3,6 @@
 Nothing here writes to stdout: that is the command's answer.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,8 +7,6 @@ The parser here is the only one: reward, evaluation, prediction and server all c
 in free prose (that is extraction, PAPER.md).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ else is a bug of ours and keeps its traceback. A message says what is wrong, whe
 it, on one line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 #: A file of another kind has a fault a line; nobody reads thousands of them.

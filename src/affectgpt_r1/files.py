@@ -1,7 +1,5 @@
 """Files and folders of results: text that appears whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

@@ -6,8 +6,6 @@ functions' docstrings explain to the user. A command returns what it answers, or
 Heavy modules are imported inside the commands, so that `--help` and `score` answer at once.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -3,8 +3,6 @@
 A group is a dataclass whose fields are options; `Parameter("*")` keeps its name out of theirs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

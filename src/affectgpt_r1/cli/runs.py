@@ -1,7 +1,5 @@
 """Commands that read clips or run a model: data sets, features, training, prediction."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace

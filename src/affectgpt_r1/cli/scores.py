@@ -1,7 +1,5 @@
 """Commands that need no model: lexicons, answers to scores, completions to rewards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -5,8 +5,6 @@ Python values, and every other global is refused. numpy itself must not rebuild 
 dtype or array state makes it read memory that is not the file's.
 """
 
-from __future__ import annotations
-
 import pickle
 import pickletools
 import re

@@ -5,8 +5,6 @@ clip needs is looked for, and what is missing, broken, left out or left over is 
 are decoded here: what cannot be, `encode` lists.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import defaultdict

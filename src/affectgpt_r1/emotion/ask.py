@@ -3,8 +3,6 @@
 An answer that cannot be had is None, left out of the score and counted; it is never an empty list.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 The files stay theirs: they are not part of this package, and nothing is fetched unless asked for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import urllib.request

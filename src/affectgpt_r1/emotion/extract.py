@@ -12,8 +12,6 @@ only supposed ("as if angry", "should be glad"); a denial behind its word ("joy 
 feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("little joy"); irony.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Iterator, Sequence
 from functools import lru_cache

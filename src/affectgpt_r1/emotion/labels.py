@@ -5,8 +5,6 @@ and all, so that published numbers come out. `robust` is the default for model o
 words as written, lower case, in order, repeats included; neither knows which words are emotions.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -11,8 +11,6 @@ class, even against the word itself (METRIC.md, "Word -> class", "Known weakness
 the authors', and the built-in lexicon follows it so that its scores are comparable to theirs.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +44,7 @@ class Lexicon:
     tables: Tables
 
     @staticmethod
-    def load(name: str = "builtin", folder: Path | str | None = None) -> Lexicon:
+    def load(name: str = "builtin", folder: Path | str | None = None) -> "Lexicon":
         """Load a lexicon; the same one again costs nothing.
 
         Args:

@@ -8,8 +8,6 @@ MER2023, MER2024, MELD and IEMOCAP in MER-UniBench. It has no price for further 
 that names every class scores 1, so words per answer stand beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -23,7 +21,7 @@ from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 
 #: What is scored: words, a text that names them, or None where it could not be obtained.
-Answer: TypeAlias = "Sequence[str] | str | None"
+Answer: TypeAlias = Sequence[str] | str | None
 #: One sample: its true words and the predicted ones, as the parser returns them.
 Pair: TypeAlias = tuple[Sequence[str], Sequence[str]]
 

@@ -4,8 +4,6 @@ The score of CMU-MOSI, CMU-MOSEI, CH-SIMS and CH-SIMS v2. The authors have a 7B 
 emotion words into a sentiment; here the lexicon's polarity does, unless sentiments are given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ draw, from statistics made once. Several runs (seeds) of a system over the same 
 averaged: the intervals then speak of the mean run over other samples, not of other seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Read from this package's own files or from the folder in which the authors hand 
 what was read, so that a spreadsheet is parsed once. Looking words up is `lexicon`'s part.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

@@ -5,8 +5,6 @@ A row names its sample (`id` or `name`) and gives `prediction` (a text or a list
 What is scored how, this module does not know.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

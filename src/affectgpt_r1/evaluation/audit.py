@@ -5,8 +5,6 @@ searched with the reward itself; other clips' labels; tags that are empty, neste
 many words; orders. The search sees the labels, as a policy does in training.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import re
@@ -31,7 +29,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
 
 Kind = Literal["bound", "honest", "exploit"]
-Words: TypeAlias = "Sequence[str]"
+Words: TypeAlias = Sequence[str]
 
 _LABELS, _HONEST = "the labels themselves", "honest: the last sentence's words"
 _KINDS: dict[str, Kind] = {_LABELS: "bound", _HONEST: "honest"}

@@ -3,8 +3,6 @@
 It looks and reports; it changes nothing and downloads nothing.
 """
 
-from __future__ import annotations
-
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version

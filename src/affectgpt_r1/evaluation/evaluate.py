@@ -4,8 +4,6 @@ The same figures for a model's predictions and for a file of anybody's: beside t
 best constant answer's, the ceiling that the labels allow, and how varied the answers are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean

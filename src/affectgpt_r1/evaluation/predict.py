@@ -4,8 +4,6 @@ The same parser, prompt and sampler as in training. What a clip lacks is in the 
 a clip that cannot be read is an error, raised before any prediction is made.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence

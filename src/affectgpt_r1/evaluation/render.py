@@ -3,8 +3,6 @@
 Nothing is computed here: every figure comes from the score's JSON object.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

@@ -5,8 +5,6 @@ the clips on which the model did worst and best, with their faces. It shows what
 training wrote; it computes no score of its own.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections import Counter

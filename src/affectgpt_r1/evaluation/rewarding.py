@@ -3,8 +3,6 @@
 Everything that a training run would have been given, and what was odd about each completion.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict

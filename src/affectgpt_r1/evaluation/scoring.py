@@ -4,8 +4,6 @@ Everything that `affectgpt-r1 score` does but its options. A preset is the combi
 ring and parser by which a published number was made (METRIC.md); the score itself is `emotion`'s.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ optimistic, so a fixed checkpoint stands in a column of its own, and the two are
 without predictions is shown as missing, and no mean is formed over fewer than nine.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

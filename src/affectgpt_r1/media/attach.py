@@ -1,7 +1,5 @@
 """A clip as parts of a message to an omni-modal model: OpenAI's chat API, as servers extend it."""
 
-from __future__ import annotations
-
 import base64
 import io
 import wave

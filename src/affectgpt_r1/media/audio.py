@@ -1,7 +1,5 @@
 """Sound: any file or track to 16 kHz mono, and eight two-second windows of it (MODEL.md)."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
 

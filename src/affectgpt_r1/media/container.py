@@ -1,7 +1,5 @@
 """Opening media files with PyAV, and its errors as ours: one line, with the file's name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

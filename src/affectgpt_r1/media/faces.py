@@ -4,8 +4,6 @@ The detector is OpenCV's bundled frontal cascade, a YuNet model file, or any oth
 `FaceDetector`. Nothing here recognises who it is.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache

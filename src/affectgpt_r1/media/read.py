@@ -1,7 +1,5 @@
 """Reading a clip whole: its pictures, its faces, its sound."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What reading a clip yields: pictures, faces, sound, and what was odd about them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

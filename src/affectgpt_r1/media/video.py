@@ -6,8 +6,6 @@ out what is neither wanted nor needed by others. Where a container gives no time
 is decoded instead; both ways yield the same frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from itertools import islice

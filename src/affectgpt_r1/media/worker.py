@@ -3,8 +3,6 @@
 The limits hold a file at a time. Whatever goes wrong with it ends as a reason; the parent goes on.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import resource

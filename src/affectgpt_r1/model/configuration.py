@@ -3,8 +3,6 @@
 It names the encoders and the frozen language model; it holds no weights and loads none.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from huggingface_hub.dataclasses import strict

@@ -5,8 +5,6 @@ checkpoint"): another name or shape is an error, not a guess. The language model
 needed here, only its configuration and tokenizer.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory

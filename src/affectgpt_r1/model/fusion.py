@@ -4,8 +4,6 @@ Every Linear has a bias, the pooling score has no softmax, and the two fusion we
 either: this is the authors' arithmetic, to the letter. The language model is not in here.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -5,8 +5,6 @@ trained (fusion and adapter) and names the frozen language model; only a languag
 name elsewhere (nano) or was trained itself (rank 0) lies in the folder too. Nothing is pickled.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator

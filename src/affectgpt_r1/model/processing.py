@@ -5,8 +5,6 @@ nothing is searched for in user text (MODEL.md, "Ours"). Padding is known from m
 `ids != pad`, since pad and end are one token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial

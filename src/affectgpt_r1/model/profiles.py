@@ -4,8 +4,6 @@ A profile names the frozen parts. It is never silently replaced by another: what
 error that names the file, the profile and the command that fetches it.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -48,7 +46,7 @@ class Profile:
     view: View = "face"
     face_model: Path | None = None
 
-    def but(self, chosen: EncoderSettings) -> Profile:
+    def but(self, chosen: EncoderSettings) -> "Profile":
         """This profile with other encoders, view or detector, where any are chosen."""
         return replace(self, **chosen.model_dump(exclude_none=True))
 

@@ -5,8 +5,6 @@ completion (its seed), never to a position in a batch, so a completion does not 
 is sampled together with.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

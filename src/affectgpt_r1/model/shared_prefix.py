@@ -8,8 +8,6 @@ checkpointing. The split comes in through transformers' `AttentionInterface`; wi
 argument the attention is transformers' own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -125,7 +123,7 @@ class Decoding:
         mixed = self._over_prompt(of_prompt, self.prompts[layer].values) + of_own @ value
         return mixed.reshape(rows, 1, query.shape[1], -1)
 
-    def of(self, rows: Tensor) -> Decoding:
+    def of(self, rows: Tensor) -> "Decoding":
         """Some of the rows, by their places."""
         return replace(self, bias=self.bias[rows], slots=self.slots[rows])
 

@@ -5,8 +5,6 @@ Python package (a GGUF file), converted once to safetensors in the user's cache.
 replaced by another: what is missing is an error with the command that fetches it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

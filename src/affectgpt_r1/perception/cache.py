@@ -5,8 +5,6 @@ two writers of one key write the same. What is damaged is found on reading, coun
 by the caller. Nothing is thrown out to save space: `affectgpt_r1.perception.upkeep` does that.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from contextlib import suppress

@@ -4,8 +4,6 @@ SigLIP models are used in the same way, DINOv2's through their pooled output. Fa
 squashed to the model's square, never cropped (MODEL.md, "Encoders"). The text tower is dropped.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ Nothing is done twice: what the cache holds is found by content, also what anoth
 there meanwhile. A clip that cannot be read is listed with its reason and left out until asked for.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -4,8 +4,6 @@
 folders, or who else reads and writes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

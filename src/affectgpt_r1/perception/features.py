@@ -4,14 +4,12 @@ Encoders are frozen, run in eval mode and see one clip at a time, so that no fea
 batch (MODEL.md, "Ours"). Nothing here knows a particular encoder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +123,7 @@ class EncoderSource:
         audio: AudioEncoder,
         view: View = "face",
         face_model: Path | None = None,
-    ) -> EncoderSource:
+    ) -> Self:
         """Encoders that are loaded.
 
         Raises:
@@ -160,7 +158,7 @@ class EncoderSource:
         return read_media(clip, frames=STEPS, windows=STEPS, detector=detector)
 
 
-def perceive(clip: Clip, source: EncoderSource, cache: FeatureCache | None = None) -> Features:
+def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = None) -> Features:
     """A clip's features, from the cache where it holds them; else read, encoded and put there.
 
     Args:

@@ -5,8 +5,6 @@ the height of its best peak tells how periodic the frame is. No path is searched
 frame may be an octave off: who reads the pitch keeps to the neighbourhood of its median.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray

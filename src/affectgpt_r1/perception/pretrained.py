@@ -4,8 +4,6 @@ The revision in an encoder's settings is a digest of the loaded weights: it is t
 name and a copied folder, and changes with the weights whatever they are called.
 """
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import struct

@@ -4,8 +4,6 @@ Manifest, media and cache lie where all machines find them under one path. Actor
 the cache, so one that is lost costs what it had in flight.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

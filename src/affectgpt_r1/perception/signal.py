@@ -5,8 +5,6 @@ gradients, Dalal and Triggs 2005), `SignalSpeechEncoder` a voice by the measures
 They see and hear far less than CLIP and HuBERT; they need no download and cost milliseconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import cv2

@@ -4,8 +4,6 @@ WavLM and wav2vec 2.0 models are used in the same way. So is Whisper's encoder, 
 log mel spectra padded to its 30 s, of which only what lies in the window is averaged.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -8,12 +8,11 @@ unknown value (NaN: the pitch of a window without voice) becomes 0, the mean of 
 The constants are measurements, not data; `tools/standardise.py` makes them from a manifest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class Standard:
     clips: int
 
     @classmethod
-    def load(cls, path: Path) -> Standard:
+    def load(cls, path: Path) -> Self:
         """Read constants.
 
         Raises:

@@ -4,8 +4,6 @@ All of it may run while others read and write; what they put meanwhile is kept, 
 out that was not told of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Container, Sequence

@@ -6,8 +6,6 @@ measures only the mean level depends on the gain of the recording. What does not
 (the pitch of a window without voice) is NaN, not 0. Words are not recognised.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray

@@ -4,8 +4,6 @@ One callable over the core: nothing is rewarded here that `rewards.reward` does 
 none of the trainers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path

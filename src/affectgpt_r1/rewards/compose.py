@@ -3,8 +3,6 @@
 A term that could not be judged is None: left out of the sum and counted, never 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import fsum
@@ -51,7 +49,7 @@ class RewardRule(RewardSettings):
         return self
 
     @classmethod
-    def of(cls, settings: RewardSettings, mode: Mode) -> RewardRule:
+    def of(cls, settings: RewardSettings, mode: Mode) -> Self:
         """The rule of a recipe."""
         return cls(**settings.model_dump(), mode=mode)
 

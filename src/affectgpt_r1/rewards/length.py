@@ -4,8 +4,6 @@ Further words of a class already named cost the score nothing, so a policy learn
 The penalties therefore count distinct words, not classes.
 """
 
-from __future__ import annotations
-
 from math import log
 from typing import Literal
 

@@ -5,8 +5,6 @@ pairs. A group is judged whole or not at all: beside judged answers, an answer l
 would be a zero by another name.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Sequence

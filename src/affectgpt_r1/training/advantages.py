@@ -3,8 +3,6 @@
 Zero-variance groups teach nothing; they are found here, so that no work is spent on them.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

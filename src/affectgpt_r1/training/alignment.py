@@ -6,8 +6,6 @@ so gradient descent need not find that direction from noise: with a few hundred 
 Beyond the paper, off by default; seconds of work. Only training clips are used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ A checkpoint is a model folder plus the optimizer's, scheduler's and random gene
 differs, is named and skipped, never resumed from. Which tensors go in is the trainer's matter.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

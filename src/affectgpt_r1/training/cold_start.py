@@ -4,8 +4,6 @@ The think block learns the clip's description, the answer block its labels. Each
 description or the label question, as the authors' data does.
 """
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -6,8 +6,6 @@ of TRL's GRPOConfig. The old log-probabilities are the detached ones of the firs
 their own.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 It is a model of this project that sees the clip, such as the one that GRPO starts from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import exp
 

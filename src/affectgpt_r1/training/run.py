@@ -4,8 +4,6 @@ Each reads its data, encodes what the cache lacks, trains and writes the run fol
 the same folder, it goes on from the last whole checkpoint, or finds nothing left to do.
 """
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading

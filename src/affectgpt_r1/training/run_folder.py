@@ -4,8 +4,6 @@ Starting a run in its own folder goes on with it; a folder that holds another re
 Checkpoints inside it are `checkpoints`' matter.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -5,8 +5,6 @@ reading checkpoints are ours (`checkpoints`): whole or absent, and nothing pickl
 are read with `weights_only`.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import time
