@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,7 +92,7 @@ def train(folder: Path, name: str, processes: int, *settings: str) -> list[dict[
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -130,6 +131,77 @@ def test_two_processes_reinforce_as_one_does_though_a_group_on_one_teaches_nothi
         return sorted((place / name / "rollouts.jsonl").read_text().splitlines())
 
     assert rollouts("grpo-one") == rollouts("grpo-two")
+
+
+def test_a_sharded_model_has_the_losses_gradients_and_completions_of_a_whole_one() -> None:
+    here = Path(__file__).parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    done = subprocess.run(
+        [sys.executable, *together, str(here / "sharded_worker.py")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+#: What a sharded run of a large model uses: an adapter, recomputed activations, accumulation.
+LARGE = ("lora.rank=4", "lora.dropout=0.0", "run.gradient_checkpointing=true")
+
+
+def test_two_processes_with_a_part_of_the_weights_each_tune_as_one_does(place: Path) -> None:
+    accumulated = "optimizer.gradient_accumulation_steps=2"
+    steps = ("optimizer.max_steps=4", "run.save_steps=2", accumulated, *LARGE)
+    one = train(place, "whole", 1, "optimizer.batch_size=4", *steps)
+    parts = ("optimizer.batch_size=2", "run.shard=true")
+    two = train(place, "sharded", 2, *parts, *steps)
+    for alone, shared in zip(one, two, strict=True):
+        for figure in ("loss", "grad_norm"):
+            assert shared[figure] == pytest.approx(alone[figure], rel=2e-5)
+    mine, theirs = dict(weights(place / "whole")), dict(weights(place / "sharded"))
+    assert mine.keys() == theirs.keys()
+    assert np.mean([np.abs(mine[name] - theirs[name]).mean() for name in mine]) < 1e-6
+    # A checkpoint is the same whatever trained it: this one goes on from its middle.
+    shutil.rmtree(place / "sharded/checkpoints/step-000004")
+    shutil.rmtree(place / "sharded/model")
+    again = train(place, "sharded", 2, *parts, *steps)
+    for before, after in zip(two[2:], again[2:], strict=True):
+        assert after["loss"] == pytest.approx(before["loss"], rel=1e-6)
+    after = dict(weights(place / "sharded"))
+    assert all(np.allclose(after[name], theirs[name], atol=1e-6) for name in theirs)
+
+
+def test_two_processes_with_a_part_of_the_weights_each_reinforce_as_one_does(place: Path) -> None:
+    steps = ("optimizer.max_steps=2", "beta=0.0")
+    one = train(place, "grpo-whole", 1, "optimizer.batch_size=4", *steps)
+    two = train(place, "grpo-sharded", 2, "optimizer.batch_size=2", "run.shard=true", *steps)
+    assert {row["frac_reward_zero_std"] for row in one} != {0.0}
+    for alone, shared in zip(one, two, strict=True):
+        for figure in ("loss", "grad_norm", "reward", "completion_tokens"):
+            assert shared[figure] == pytest.approx(alone[figure], rel=1e-4, abs=1e-6)
+
+
+def test_a_process_that_draws_again_keeps_nobody_waiting(place: Path) -> None:
+    settings = ("optimizer.batch_size=2", "optimizer.max_steps=3", "rollout.max_resamples=2")
+    rows = train(place, "grpo-again", 2, *settings)
+    assert len(rows) == 3
+    assert {row["resampled"] for row in rows} != {0.0}
+
+
+def test_sharding_wants_several_processes_and_no_drawing_again(place: Path) -> None:
+    for settings, said in (
+        (("run.shard=true",), "needs several processes"),
+        (("run.shard=true", "rollout.max_resamples=2"), "rollout.max_resamples"),
+    ):
+        words = command(place, "grpo-refused", 1, *settings)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert said in done.stderr
 
 
 def test_a_last_batch_that_does_not_share_out_stalls_nobody(place: Path) -> None:

@@ -78,6 +78,7 @@ class RunSettings(Section):
         keep_checkpoints: so many newest ones stay.
         gradient_checkpointing: less memory for more time.
         bf16: train in bfloat16 autocast.
+        shard: of several processes each holds a part of every weight (FSDP2), not all of them.
         report_to: trackers by transformers' names ("trackio", "wandb", ...).
     """
 
@@ -87,6 +88,7 @@ class RunSettings(Section):
     keep_checkpoints: PositiveInt = 2
     gradient_checkpointing: bool = False
     bf16: bool = False
+    shard: bool = False
     report_to: tuple[str, ...] = ()
 
 
@@ -103,12 +105,15 @@ class DataSettings(Section):
     Attributes:
         train: a manifest with labels (and descriptions, where the think mode is taught).
         test: a manifest whose ids must not be among the training ids, unless
+        held_out: a labelled manifest on which each checkpoint is scored, so that the best stays;
+            its ids must not be among the training ids either.
         allow_shared: trains on clips that `test` holds too; how many is logged.
         cache: folder of the feature cache; None: in the user's cache directory.
     """
 
     train: str
     test: str | None = None
+    held_out: str | None = None
     allow_shared: bool = False
     cache: str | None = None
 
@@ -263,6 +268,10 @@ class GrpoRecipe(Section):
     def _consistent(self) -> Self:
         if (self.rewards.perception > 0) != (self.judge is not None):
             raise ValueError("rewards.perception and judge need each other: set both or neither")
+        if self.run.shard and self.rollout.max_resamples:
+            raise ValueError(
+                "rollout.max_resamples=0 is needed with run.shard: all processes draw in step"
+            )
         if self.run.save_steps % self.num_iterations:
             raise ValueError(
                 f"run.save_steps={self.run.save_steps} is no multiple of num_iterations="

@@ -1,9 +1,10 @@
 """The command line: JSON on stdout, words and progress for people on stderr.
 
-Exit status 0: done; 2: the input is at fault, said in one line; 1: a bug, with its traceback; 130:
-interrupted. What a command does lives in the package; here are only its options, which the
-functions' docstrings explain to the user. A command returns what it answers, or iterates over it.
-Heavy modules are imported inside the commands, so that `--help` and `score` answer at once.
+Exit status 0: done; 2: the input is at fault, said in one line; 1: training cannot go on, said in
+one line, or a bug, with its traceback; 130: interrupted. What a command does lives in the package;
+here are only its options, which the functions' docstrings explain to the user. A command returns
+what it answers, or iterates over it. Heavy modules are imported inside the commands, so that
+`--help` and `score` answer at once.
 """
 
 import json
@@ -22,7 +23,7 @@ from rich.markup import escape
 from affectgpt_r1 import __version__
 from affectgpt_r1.cli import runs, scores
 from affectgpt_r1.console import complain, people
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.errors import InputError, TrainingError
 from affectgpt_r1.evaluation.render import json_row
 
 
@@ -40,6 +41,9 @@ def main() -> None:
         if set(words) <= {"train", "lexicon", "cache"}:
             raise InputError("name one of the commands above")
         status = 0
+    except TrainingError as error:
+        complain(str(error))
+        status = 1
     except InputError as error:
         complain(str(error))
     except CycloptsError as error:

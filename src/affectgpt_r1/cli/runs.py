@@ -221,28 +221,48 @@ def grpo(recipe: str, /, *, overrides: opt.Overrides = None) -> object:
     return _train(load_recipe(recipe, GrpoRecipe, overrides or ()))
 
 
+@train.command
+def replay(folder: Path, /, *, process: opt.Whole = 0) -> object:
+    """Make an update again that ended a run: which clips, and where, were no numbers.
+
+    Args:
+        folder: RUN/failed/step-NNNNNN, as the run named it.
+        process: Whose part, where several trained.
+    """
+    from affectgpt_r1.training.replay import replay
+
+    return replay(folder, process)
+
+
 def predict(
     *files: opt.Paths,
     model: Path,
     subtitle: opt.Text = "",
     reply: opt.Reply = opt.REPLY,
     cache: opt.Cache = None,
-) -> Iterator[object]:
+    out: Path | None = None,
+) -> object:
     """Predict the emotions of clips: one JSON object a line.
 
     Args:
         files: Media files, or one manifest.
         model: A model folder or finished run.
         subtitle: What is said in the file.
+        out: File of the answers; one that was cut is gone on with.
     """
     if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
         clips = list(read_manifest(files[0]))
     else:
         clips = [Clip(id=path.stem, video=path, subtitle=subtitle) for path in files]
     predictor, features = _perceived(model, clips, cache)
-    from affectgpt_r1.evaluation.predict import predict
+    from affectgpt_r1.evaluation.predict import predict, predict_into
 
-    return predict(predictor, clips, features, **asdict(reply))
+    if out is None:
+        return predict(predictor, clips, features, **asdict(reply))
+    with bars() as bar:
+        told = bar("predicting")
+        done = predict_into(out, predictor, clips, features, told, **asdict(reply))
+    return {"predictions": out, "clips": len(clips), "there_before": done}
 
 
 def evaluate(

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from affectgpt_r1 import __version__
 from affectgpt_r1.asking import Progress
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
-from affectgpt_r1.errors import ModelFolderError
+from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import sha256_of, write_whole
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
@@ -172,10 +172,7 @@ def predict(
         without: parts that the prompt leaves out.
         seed: with the clip's id it seeds the sampling.
     """
-    settings = _DECODING[decode]
-    drawn_as = f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
-    decoding = drawn_as if settings.temperature else decode
-    how = f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
+    settings, how = _DECODING[decode], asked_as(mode, decode, without, seed)
     view = predictor.encoders.view
     for start in range(0, len(clips), _BATCH):
         part = list(zip(clips, features, strict=True))[start : start + _BATCH]
@@ -206,10 +203,79 @@ def predict(
             )
 
 
+def asked_as(
+    mode: Mode = "answer",
+    decode: DecodingName = "greedy",
+    without: Collection[Part] = (),
+    seed: int = 0,
+) -> str:
+    """How clips are asked and answers sampled, as a prediction's signature says it."""
+    settings = _DECODING[decode]
+    drawn_as = f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
+    decoding = drawn_as if settings.temperature else decode
+    return f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
+
+
+def predict_into(
+    path: Path,
+    predictor: Predictor,
+    clips: Sequence[Clip],
+    features: Sequence[Features],
+    progress: Progress,
+    **how: Any,
+) -> int:
+    """Predict into a file of JSON Lines, or go on where an earlier call of the same was cut.
+
+    However often it was cut, the file comes out equal to the byte: whole batches are kept, what
+    stands behind them is made again.
+
+    Args:
+        path: the file.
+        predictor, clips, features: as in `predict`.
+        progress: told how many of how many are there.
+        **how: mode, decode, without, seed, as in `predict`.
+
+    Returns:
+        How many predictions were there already.
+
+    Raises:
+        InputError: the file cannot be written, or holds other predictions than these.
+    """
+    wanted = [(clip.id, predictor.signature, asked_as(**how)) for clip in clips]
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            lines = [line for line in file if line.endswith(b"\n")]
+            if list(map(_name_of, lines)) != wanted[: len(lines)]:
+                raise InputError(f"{path} holds other predictions: name another file, or remove it")
+            done = len(lines) if len(lines) == len(clips) else len(lines) // _BATCH * _BATCH
+            file.truncate(sum(map(len, lines[:done])))
+            begun = predict(predictor, clips[done:], features[done:], **how)
+            for count, prediction in enumerate(begun, done + 1):
+                file.write(_line(prediction).encode())
+                file.flush()
+                progress(count, len(clips))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}): name another file") from None
+    return done
+
+
+def _name_of(line: bytes) -> tuple[object, ...] | None:
+    """Whose prediction a line holds, by what, and asked how."""
+    try:
+        row = json.loads(line)
+        return row["id"], row["model"], row["signature"]
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write predictions as JSON Lines; the file appears whole."""
-    rows = (json.dumps(json_row(p), ensure_ascii=False) for p in predictions)
-    write_whole(path, "".join(f"{row}\n" for row in rows))
+    write_whole(path, "".join(map(_line, predictions)))
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(json_row(prediction), ensure_ascii=False) + "\n"
 
 
 def _digest(folder: Path) -> str:

@@ -24,6 +24,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
+from affectgpt_r1.model.sharding import is_sharded, spread_like, whole
 from affectgpt_r1.model.shared_prefix import share_prefixes
 from affectgpt_r1.model.weights import load_language_model, weights_digest
 from affectgpt_r1.perception.pretrained import load_weights, loading
@@ -198,10 +199,12 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         The frozen weights come back to the bit. In half precision, also by autocast, nothing is
         merged: rounding would swallow most of an adapter, and another policy would be sampled. On
-        an accelerator neither: the copies would take memory, and no gain was measured there.
+        an accelerator neither: the copies would take memory, and no gain was measured there. Nor
+        where the weights are spread over processes.
         """
         exact = self.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if self.config.lora_rank == 0 or not exact or self.device.type != "cpu":
+        here = self.device.type == "cpu" and not is_sharded(self)
+        if self.config.lora_rank == 0 or not exact or not here:
             yield
             return
         modules = self.language_model.modules()
@@ -220,21 +223,33 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Every trained tensor by name: the fusion's and the adapter's."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
         """Write config, fusion and adapter (and an unnamed language model) as safetensors.
 
         The folder is made where needed; other arguments of transformers are not supported.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: whether this process writes; of a sharded model all must call.
+            **kwargs: not read.
         """
         folder = Path(save_directory)
+        parts = {
+            file: {name: whole(tensor).cpu().contiguous() for name, tensor in state.items()}
+            for file, state in self._parts().items()
+        }
+        if not is_main_process:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         if self.config.lora_rank > 0:
             self.language_model.peft_config["default"].save_pretrained((folder / _ADAPTER).parent)
         if _carries_language_model(self.config):
             self.language_model.config.save_pretrained((folder / _LANGUAGE_MODEL).parent)
-        for file, state in self._parts().items():
-            whole = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-            save_file(whole, folder / file, metadata={"format": "pt"})
+        for file, state in parts.items():
+            save_file(state, folder / file, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -292,7 +307,7 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 if {n: t.shape for n, t in read.items()} != {n: t.shape for n, t in own.items()}:
                     raise ValueError(f"{file} holds tensors of other names or shapes")
                 for name, tensor in read.items():
-                    own[name].copy_(tensor)
+                    own[name].copy_(spread_like(tensor, own[name]))
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         """The tensors that a model folder holds, by file and name; the model's own memory."""

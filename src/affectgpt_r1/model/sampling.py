@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from affectgpt_r1.dialogue import STOP
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
+from affectgpt_r1.model.sharding import any_goes_on
 from affectgpt_r1.model.shared_prefix import Decoding, log_probabilities
 
 #: Merging the adapter costs some ten tokens' gain (docs/benchmarks.md): not for short completions.
@@ -122,12 +123,14 @@ def _continue(
         draws = [torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows]
         tokens, chosen = draw(logits, torch.stack(draws).to(logits.device), settings)
         for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
-            ids[row].append(token)
-            logprobs[row].append(logprob)
-            finished[row] = token == processor.end_id or STOP in processor.text(ids[row][-8:])
+            if not finished[row]:
+                ids[row].append(token)
+                logprobs[row].append(logprob)
+                finished[row] = token == processor.end_id or STOP in processor.text(ids[row][-8:])
         going = [place for place, row in enumerate(rows) if not finished[row]]
-        if not going or step + 1 == settings.max_new_tokens:
+        if step + 1 == settings.max_new_tokens or not any_goes_on(bool(going), model):
             break
+        going = going or [0]  # its tokens are not kept: other processes are not done yet
         if len(going) < len(rows):
             index = torch.tensor(going, device=tokens.device)
             cache.batch_select_indices(index)
@@ -202,6 +205,7 @@ def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The column at which each row's running sum passes `uniform` of its total: (R,)."""
     total = probabilities.cumsum(-1, dtype=torch.float64)  # (R, V)
     end = total[:, -1:]
-    # Rounding must not reach the end: the column found is one that holds some probability.
+    # Rounding must not reach the end: the column found is one that holds some probability; unless
+    # none is a number, which the log-probabilities tell.
     passed = (uniform[:, None] * end).minimum(end.nextafter(torch.zeros_like(end)))
-    return torch.searchsorted(total, passed, right=True)[:, 0]
+    return torch.searchsorted(total, passed, right=True)[:, 0].clamp(max=total.shape[1] - 1)

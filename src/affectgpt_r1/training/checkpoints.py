@@ -16,7 +16,7 @@ from affectgpt_r1.files import sha256_of, sync, write_whole
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _HELD_OUT = "manifest.json", "held_out.json"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -80,13 +80,31 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
+def note_f(checkpoint: Path, f: float) -> None:
+    """Note in a checkpoint that is being written what it scores on clips held out."""
+    write_whole(checkpoint / _HELD_OUT, json.dumps({"f": f}))
+
+
+def best(run_folder: Path) -> Path | None:
+    """The whole checkpoint with the best F on clips held out, the first of equals."""
+    scores = {
+        path: json.loads((path / _HELD_OUT).read_text(encoding="utf-8"))["f"]
+        for path in _whole(run_folder)
+        if (path / _HELD_OUT).is_file()
+    }
+    return max(scores, key=lambda path: scores[path], default=None)
+
+
 def rotate(run_folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` whole checkpoints, and what was left half-written."""
-    whole = [path for path in _checkpoints(run_folder) if fault(path) is None]
-    for path in whole[:-keep]:
+    """Remove all but the best and the newest `keep` whole checkpoints, and what is half-written."""
+    for path in set(_whole(run_folder)[:-keep]) - {best(run_folder)}:
         shutil.rmtree(path, ignore_errors=True)
     for path in (run_folder / "checkpoints").glob("*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _whole(run_folder: Path) -> list[Path]:
+    return [path for path in _checkpoints(run_folder) if fault(path) is None]
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ class ColdStartTrainer(RunTrainer):
     Args:
         model, processor, examples: as in `RunTrainer`; every clip has labels.
         recipe: modes, dropout, optimizer, run.
-        progress: told of each update.
+        progress, held_out: as there.
     """
 
     recipe: ColdStartRecipe
@@ -46,9 +46,7 @@ class ColdStartTrainer(RunTrainer):
         logprobs, present = completion_logprobs(model, batch, targets)
         # Processes average their gradients: each divides by the mean number of tokens.
         tokens = self.accelerator.reduce(present.sum().float(), "mean")
-        loss = -logprobs.sum() / tokens
-        self.check_finite(loss)
-        return loss
+        return -logprobs.sum() / tokens
 
     def _example(
         self, clip: Clip, features: Features, draw: random.Random

@@ -8,7 +8,7 @@ their own.
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
+from affectgpt_r1.model.sharding import is_sharded
 from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
@@ -78,6 +79,7 @@ class GrpoTrainer(RunTrainer):
         lexicon: the reward's words to classes.
         progress: told of each update.
         judge: for the perception reward.
+        held_out: as in `RunTrainer`.
     """
 
     recipe: GrpoRecipe
@@ -92,8 +94,11 @@ class GrpoTrainer(RunTrainer):
         lexicon: Lexicon,
         progress: Progress,
         judge: Judge | None = None,
+        held_out: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(model, processor, examples, recipe=recipe, progress=progress)
+        super().__init__(
+            model, processor, examples, recipe=recipe, progress=progress, held_out=held_out
+        )
         self.lexicon, self.judge = lexicon, judge
         self.rule = RewardRule.of(recipe.rewards, recipe.mode)
         self.parts: list[MicroBatch] = []
@@ -115,13 +120,15 @@ class GrpoTrainer(RunTrainer):
         batches, _ = super().get_batch_samples(*given, **settings)
         if self.state.global_step % self.recipe.num_iterations == 0:
             self.roll_out([batch["examples"] for batch in batches])
-        return [{"part": part} for part in self.parts], None
+        self.update = [{"part": part} for part in self.parts]
+        return self.update, None
 
     def roll_out(self, groups: Sequence[Sequence[tuple[Clip, Features]]]) -> None:
         """Sample, reward and normalise the clips of an update, and set them out as its parts."""
         examples = [example for group in groups for example in group]
         began_s = time.monotonic()
         rollouts = self._rollouts(examples, 0)
+        drawn = logprob_sum(rollouts)
         scale = self.recipe.scale_rewards
         advantages, varied = group_advantages(totals_of(rollouts), scale)
         self._report(rollouts, varied)
@@ -133,22 +140,28 @@ class GrpoTrainer(RunTrainer):
             where = self.state.global_step, self.args.process_index, again
             draw = random.Random(seed_of(self.recipe.run.seed, *where))
             others = draw.sample(self.examples, min(len(equal), len(self.examples)))
-            instead = zip(equal, others, self._rollouts(others, again), strict=False)
+            redrawn = self._rollouts(others, again)
+            drawn += logprob_sum(redrawn)
+            instead = zip(equal, others, redrawn, strict=False)
             for place, example, rollout in instead:
                 examples[place], rollouts[place] = example, rollout
             advantages, varied = group_advantages(totals_of(rollouts), scale)
             resampled += len(others)
-        self._keep(rollouts)
         rollout_time_s = time.monotonic() - began_s
         self.record({"rollout_time_s": rollout_time_s, "resampled": float(resampled)})
         lengths = [self._length(s) for rollout in rollouts for s in rollout.samples]
-        totals = torch.tensor([float(len(lengths)), float(sum(lengths))], device=self.args.device)
-        completions, tokens = self.accelerator.reduce(totals, "mean").tolist()
+        sums = [float(len(lengths)), float(sum(lengths)), drawn]
+        totals = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), "mean")
+        self.check_finite(log_probability=totals)
+        completions, tokens, _ = totals.tolist()
+        self._keep(rollouts)
         self.counts = completions, max(tokens, 1.0)
         self.parts, start = [], 0
+        all_count = self.recipe.beta or is_sharded(self.affect_model)
         for group in groups:
-            # Groups without variance teach nothing, unless a KL term holds them too.
-            kept = [i for i in range(start, start + len(group)) if varied[i] or self.recipe.beta]
+            # Groups without variance teach nothing, unless a KL term holds them too; but the parts
+            # of a sharded model must run in step.
+            kept = [i for i in range(start, start + len(group)) if varied[i] or all_count]
             start += len(group)
             batch = self._prompts([examples[i] for i in kept]) if kept else {}
             self.parts.append(
@@ -192,8 +205,30 @@ class GrpoTrainer(RunTrainer):
             mean = (divergence.detach() * present).sum() / present.sum().clamp(min=1)
             self.record({"kl": float(mean)})
         loss = average(per_token, present, recipe, *self.counts)
-        self.check_finite(loss)
         return loss * len(self.parts)  # the Trainer divides by it
+
+    def again(self, model: torch.nn.Module, inputs: Any) -> Any:
+        """As `RunTrainer.again`; clips that could not be drawn from are drawn from anew."""
+        if "part" in inputs:
+            return super().again(model, inputs)
+        self.roll_out([inputs["examples"]])
+        return super().again(model, {"part": self.parts[0]})
+
+    def alone(self, inputs: Any) -> dict[str, Any]:
+        """As `RunTrainer.alone`, of a part too."""
+        if "part" not in inputs:
+            return super().alone(inputs)
+        part: MicroBatch = inputs["part"]
+
+        def cut(tensor: Tensor | None, place: int) -> Any:
+            return None if tensor is None else tensor[place : place + 1]
+
+        found = {}
+        for i, rollout in enumerate(part.rollouts):
+            batch = {name: cut(tensor, i) for name, tensor in part.batch.items()}
+            tensors = [cut(tensor, i) for tensor in (part.advantages, part.old, part.reference)]
+            found[rollout.clip.id] = {"part": MicroBatch([rollout], batch, *tensors)}
+        return found
 
     def _score(self, model: Any, part: MicroBatch) -> tuple[Tensor, Tensor]:
         ids = [[s.ids for s in rollout.samples] for rollout in part.rollouts]
@@ -232,7 +267,7 @@ class GrpoTrainer(RunTrainer):
         again = (attempt,) if attempt else ()
         self.affect_model.eval()
         groups = sample(
-            self.model_wrapped,
+            self.affect_model,  # unwrapped: DDP would have all processes draw equally often
             self.processor,
             self._prompts(examples),
             seeds=[
@@ -303,6 +338,11 @@ class GrpoTrainer(RunTrainer):
 def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:
     """The loss of a part without anything to learn: each parameter takes part with weight 0."""
     return torch.stack([p.sum() for p in model.trained_state().values()]).sum() * 0.0
+
+
+def logprob_sum(rollouts: Sequence[Rollout]) -> float:
+    """The sum over all sampled tokens: no number where one of them is none."""
+    return sum(p for rollout in rollouts for s in rollout.samples for p in s.logprobs)
 
 
 def totals_of(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:

@@ -18,22 +18,29 @@ from platformdirs import user_cache_path
 from affectgpt_r1.asking import Server, check_server
 from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
+from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
+from affectgpt_r1.emotion.score import score_pairs
+from affectgpt_r1.errors import InputError, TrainingError
+from affectgpt_r1.evaluation.predict import (
+    Predictor,
+    load_predictor,
+    perceive_clips,
+    predict,
+)
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
-from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source
+from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
 from affectgpt_r1.perception.cache import feature_cache
 from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
 from affectgpt_r1.training.alignment import align_projectors
-from affectgpt_r1.training.checkpoints import newest
+from affectgpt_r1.training.checkpoints import best, newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
-from affectgpt_r1.training.run_folder import begin_run, check_run, locked
+from affectgpt_r1.training.run_folder import check_run, locked
 from affectgpt_r1.training.trainer import Ending, Examples, RunTrainer
 
 logger = logging.getLogger(__name__)
@@ -61,12 +68,14 @@ class RunResult:
         steps: updates in all; 0 where the run was finished before.
         resumed_from: the checkpoint it went on from.
         dropped: training clips left out, because no label of theirs is in the lexicon.
+        best: the checkpoint with the best F on the clips held out, where there are any.
     """
 
     model: Path
     steps: int
     resumed_from: str | None
     dropped: int = 0
+    best: str | None = None
 
 
 def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
@@ -84,11 +93,15 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
     examples = _examples(clips, encoders, recipe.data, watch)
     del encoders  # what is trained reads features only
+    predictor = Predictor(model, processor, encoders_of(model.config), "")
+    held_out = _held_out(predictor, recipe.data, Lexicon.load(), watch)
     if recipe.align_projectors:
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
         logger.info("projectors aligned; share of the labels' variance explained: %s", shares)
-    trainer = ColdStartTrainer(model, processor, examples, recipe=recipe, progress=watch.step)
+    trainer = ColdStartTrainer(
+        model, processor, examples, recipe=recipe, progress=watch.step, held_out=held_out
+    )
     return _run(trainer)
 
 
@@ -132,8 +145,28 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
         lexicon=lexicon,
         progress=watch.step,
         judge=judge,
+        held_out=_held_out(predictor, recipe.data, lexicon, watch, recipe.mode),
     )
     return _run(trainer, dropped)
+
+
+def _held_out(
+    predictor: Predictor, data: DataSettings, lexicon: Lexicon, watch: Watch, mode: Mode = "answer"
+) -> Callable[[], float] | None:
+    """The model's F on the clips held out, as it is when asked; all processes must ask."""
+    if data.held_out is None:
+        return None
+    clips = _labelled(Path(data.held_out))
+    features = [found for _, found in _examples(clips, predictor.encoders, data, watch)]
+
+    def f() -> float:
+        predictor.model.eval()
+        said = [answer.words for answer in predict(predictor, clips, features, mode=mode)]
+        predictor.model.train()
+        labels = [clip.labels or () for clip in clips]
+        return score_pairs(list(zip(labels, said, strict=True)), lexicon).f
+
+    return f
 
 
 def _judge(
@@ -160,18 +193,29 @@ def _judge(
 
 
 def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
-    begin_run(trainer.run_folder, trainer.recipe)
-    with locked(trainer.run_folder), asked_by_sigterm(trainer.ending):
+    with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer.ending):
         checkpoint = newest(trainer.run_folder)
-        if checkpoint is not None:
+        if checkpoint is None:
+            trainer.forget_after(0)
+        else:
             logger.info("going on from %s", checkpoint)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except TrainingError as error:
+            place = trainer.save_fault()
+            raise TrainingError(
+                f"{error}: see which clip and where with `affectgpt-r1 train replay {place}`; "
+                "checkpoints are untouched; a lower learning rate is the usual cure"
+            ) from None
         if trainer.ending.asked:
             logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
             raise SystemExit(128 + signal.SIGTERM)
         model = trainer.finish()
     resumed_from = checkpoint.name if checkpoint else None
-    return RunResult(model, trainer.state.global_step, resumed_from, dropped)
+    chosen = best(trainer.run_folder)
+    return RunResult(
+        model, trainer.state.global_step, resumed_from, dropped, chosen.name if chosen else None
+    )
 
 
 @contextmanager
@@ -188,7 +232,22 @@ def asked_by_sigterm(ending: Ending) -> Iterator[None]:
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
-    path = Path(data.train)
+    clips = _labelled(Path(data.train))
+    for other in filter(None, (data.test, data.held_out)):
+        apart = {clip.id for clip in read_manifest(Path(other))}
+        shared = [clip.id for clip in clips if clip.id in apart]
+        if shared and data.allow_shared:
+            logger.warning("%d training clips are in %s too, as allowed", len(shared), other)
+        elif shared:
+            raise InputError(
+                f"{data.train}: {len(shared)} clips are in {other} too (first: {shared[0]!r}): "
+                "remove them from one of the two (`prepare --exclude`), or set "
+                "data.allow_shared=true"
+            )
+    return clips
+
+
+def _labelled(path: Path) -> tuple[Clip, ...]:
     clips = read_manifest(path)
     bare = [clip.id for clip in clips if clip.labels is None]
     if bare:
@@ -196,17 +255,6 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
             f"{path}: {len(bare)} of {len(clips)} clips have no labels (first: {bare[0]!r}): "
             "training needs them all"
         )
-    if data.test is not None:
-        held_out = {clip.id for clip in read_manifest(Path(data.test))}
-        shared = [clip.id for clip in clips if clip.id in held_out]
-        if shared and data.allow_shared:
-            logger.warning("%d training clips are in %s too, as allowed", len(shared), data.test)
-        elif shared:
-            raise InputError(
-                f"{path}: {len(shared)} clips are in {data.test} too (first: {shared[0]!r}): "
-                "remove them from one of the two (`prepare --exclude`), or set "
-                "data.allow_shared=true"
-            )
     return clips
 
 

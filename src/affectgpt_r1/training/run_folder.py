@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
+from safetensors import SafetensorError
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
@@ -70,21 +72,39 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder; the first of several processes holds it for all.
+def locked(folder: Path, recipe: BaseModel) -> Iterator[None]:
+    """Begin a run in its folder, or go on, and hold it; the first process holds it for all.
 
     Raises:
-        CheckpointError: another run that lives holds it.
+        CheckpointError: another run that lives holds it; or what is done inside the block cannot
+            write there.
     """
-    with (folder / "lock").open("w") as file:
-        if os.environ.get("RANK", "0") == "0":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(
-                    f"{folder}: another run is at work there: wait for it, or stop it"
-                ) from None
+    with _told_as_full(folder):
+        begin_run(folder, recipe)
+        with (folder / "lock").open("w") as file:
+            if os.environ.get("RANK", "0") == "0":
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise CheckpointError(
+                        f"{folder}: another run is at work there: wait for it, or stop it"
+                    ) from None
+            yield
+
+
+@contextmanager
+def _told_as_full(folder: Path) -> Iterator[None]:
+    """A full disk or a missing permission, by whichever library it is found."""
+    try:
         yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        of_torch = "inline_container" in str(error)  # how torch.save says it
+        if isinstance(error, RuntimeError | CheckpointError) and not of_torch:
+            raise
+        raise CheckpointError(
+            f"{folder} cannot be written ({' '.join(str(error).split())}): make room or give the "
+            "permission; the same command goes on from the last checkpoint"
+        ) from None
 
 
 def environment() -> dict[str, str | None]:
@@ -105,22 +125,26 @@ def environment() -> dict[str, str | None]:
 def append_json(path: Path, row: Mapping[str, object]) -> None:
     """Append one line of JSON."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(_line(row))
 
 
-def drop_after(path: Path, step: int) -> None:
+def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop the lines of steps after `step`: a resumed run writes them again.
 
     A last line that a kill tore is dropped too.
+
+    Returns:
+        What is left, in order.
     """
+    kept: list[dict[str, Any]] = []
     if not path.is_file():
-        return
-    kept = []
+        return kept
     for line in path.read_text(encoding="utf-8").split("\n"):
         with suppress(ValueError, KeyError, TypeError):
-            if int(json.loads(line)["step"]) <= step:
-                kept.append(line + "\n")
-    write_whole(path, "".join(kept))
+            if int((row := json.loads(line))["step"]) <= step:
+                kept.append(row)
+    write_whole(path, "".join(map(_line, kept)))
+    return kept
 
 
 def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterator[str]:
@@ -130,6 +154,10 @@ def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterato
             yield from _differences(old, value, f"{prefix}{name}.")
         elif value != old:
             yield prefix + name
+
+
+def _line(row: Mapping[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _git_commit() -> str | None:

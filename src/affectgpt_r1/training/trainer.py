@@ -5,17 +5,21 @@ reading checkpoints are ours (`checkpoints`): whole or absent, and nothing pickl
 are read with `weights_only`.
 """
 
+import logging
 import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -23,15 +27,21 @@ from transformers import (
     TrainerControl,
     TrainingArguments,
 )
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, OptimizerSettings
-from affectgpt_r1.errors import TrainingError
+from affectgpt_r1.errors import InputError, TrainingError
+from affectgpt_r1.files import make_folder
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
+from affectgpt_r1.model.sharding import is_sharded, shard, spread_like, whole
 from affectgpt_r1.perception.features import Features
-from affectgpt_r1.training.checkpoints import checkpoint_path, rotate, seal, step_of
+from affectgpt_r1.training.checkpoints import checkpoint_path, note_f, rotate, seal, step_of
+from affectgpt_r1.training.monitor import alarms
 from affectgpt_r1.training.run_folder import append_json, drop_after
+
+logger = logging.getLogger(__name__)
 
 #: Called after each update with the step, the number of steps and the step's metrics.
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -64,6 +74,7 @@ class RunTrainer(Trainer):
         examples: the training data.
         recipe: optimizer and run, and what a phase adds.
         progress: told of each update.
+        held_out: the F of the model as it is, on clips held out: the best checkpoint is kept.
     """
 
     def __init__(
@@ -74,12 +85,15 @@ class RunTrainer(Trainer):
         *,
         recipe: ColdStartRecipe | GrpoRecipe,
         progress: Progress,
+        held_out: Callable[[], float] | None = None,
     ) -> None:
         run, optimizer = recipe.run, recipe.optimizer
         self.affect_model, self.processor, self.examples = model, processor, examples
         self.recipe, self.run_folder, self.progress = recipe, Path(run.output), progress
         self._figures: dict[str, list[float]] = defaultdict(list)
         self._began_s = time.monotonic()
+        self.held_out, self.update = held_out, list[Any]()
+        self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
         schedule: str = optimizer.schedule
         if schedule == "constant" and optimizer.warmup_steps:
             schedule = "constant_with_warmup"
@@ -107,6 +121,12 @@ class RunTrainer(Trainer):
         )
         # Without a launcher transformers would copy the model to each GPU, but not our batches.
         arguments._n_gpu = min(arguments.n_gpu, 1)
+        if run.shard:
+            if arguments.world_size == 1:
+                raise InputError("run.shard=true needs several processes: begin with torchrun")
+            nn.Module.to(model, arguments.device)
+            shard(model, model.language_model.model.layers)
+        make_folder(self.run_folder)
         super().__init__(
             model=model,
             args=arguments,
@@ -115,6 +135,8 @@ class RunTrainer(Trainer):
             data_collator=lambda examples: {"examples": examples},
             optimizers=(adamw(model, optimizer), None),
         )
+        # A model whose parts are where they belong: it is wrapped no further.
+        self.is_distributed_loading_by_transformers = is_sharded(model)
         self.remove_callback(PrinterCallback)
         self.ending = Ending()
         self.add_callback(self.ending)
@@ -125,17 +147,39 @@ class RunTrainer(Trainer):
         for name, value in metrics.items():
             self._figures[name].append(value)
 
-    def check_finite(self, loss: Tensor) -> None:
-        """Stop a run whose loss is no number.
+    def check_finite(self, **values: Tensor) -> None:
+        """Stop a run whose figures are no numbers; all processes find the same.
 
         Raises:
-            TrainingError: it is a NaN or an infinity.
+            TrainingError: one is a NaN or an infinity.
         """
-        if not bool(torch.isfinite(loss.detach())):
-            raise TrainingError(
-                f"the loss is not finite at step {self.state.global_step + 1}: lower the learning "
-                f"rate; the last checkpoint in {self.run_folder} is untouched"
-            )
+        for name, value in values.items():
+            if not bool(torch.isfinite(torch.as_tensor(value)).all()):
+                raise TrainingError(
+                    f"the {name} is not finite at step {self.state.global_step + 1}"
+                )
+
+    def again(self, model: nn.Module, inputs: Any) -> Any:
+        """The loss of one of a saved update's batches."""
+        return self.compute_loss(model, inputs)
+
+    def alone(self, inputs: Any) -> dict[str, Any]:
+        """A saved batch as batches of one clip each, by the clips' ids."""
+        return {clip.id: {"examples": [(clip, found)]} for clip, found in inputs["examples"]}
+
+    def save_fault(self) -> Path:
+        """Keep an update that went wrong, and the weights before it; all processes must call.
+
+        Returns:
+            The folder, for `replay`.
+        """
+        step = self.state.global_step
+        folder = self.run_folder / "failed" / f"step-{step + 1:06d}"
+        self.save_model(folder)
+        self.accelerator.wait_for_everyone()
+        held = {"step": step, "update": self.update}
+        torch.save(held, folder / f"update-{self.args.process_index}.pt")
+        return folder
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log one update's figures, the batch means among them; tell and keep them."""
@@ -147,14 +191,45 @@ class RunTrainer(Trainer):
         super().log(logs, start_time)
         if self.is_world_process_zero() and "train_runtime" not in logs:
             step, step_time_s = self.state.global_step, time.monotonic() - self._began_s
-            row = {"step": step, "step_time_s": step_time_s, **logs}
+            row: dict[str, Any] = {"step": step, "step_time_s": step_time_s, **logs}
+            self._warn(row)
             append_json(self.run_folder / "metrics.jsonl", row)
             self.progress(step, self.state.max_steps, row)
+
+    def _warn(self, row: dict[str, Any]) -> None:
+        """Note an update's alarms in its row, and say those that the last one had not."""
+        self.rows.append(row)
+        before = self.rows[-2].get("alarms", ()) if len(self.rows) > 1 else ()
+        found = alarms(self.rows)
+        for name in found.keys() - set(before):
+            logger.warning("step %d: %s", row["step"], found[name])
+        if found:
+            row["alarms"] = sorted(found)
 
     def get_batch_samples(self, *given: Any, **settings: Any) -> tuple[list[Any], Any]:
         """An update's batches; its time is counted from here."""
         self._began_s = time.monotonic()
-        return super().get_batch_samples(*given, **settings)
+        self.update, counted = super().get_batch_samples(*given, **settings)
+        return self.update, counted
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = whole(super()._get_grad_norm(model, grad_norm))
+        # A loss that is no number anywhere makes the gradient none everywhere.
+        self.check_finite(loss=self._tr_loss, gradient=norm)
+        return norm
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not is_sharded(model):  # its parts lie where they belong
+            super()._move_model_to_device(model, device)
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        model: Any = self.affect_model
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: prompts and completions differ from step to step."""
@@ -172,32 +247,56 @@ class RunTrainer(Trainer):
                 shutil.rmtree(staging, ignore_errors=True)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
+            f = self.held_out() if self.held_out else None
             self.accelerator.wait_for_everyone()  # each has written its random generators' states
             if first:
+                if f is not None:
+                    note_f(staging / f"checkpoint-{step}", f)
                 seal(staging / f"checkpoint-{step}", checkpoint_path(self.run_folder, step))
                 rotate(self.run_folder, self.recipe.run.keep_checkpoints)
         finally:
             if first:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.affect_model.save_pretrained(output_dir)
-        self.processor.save_pretrained(output_dir)
+    def save_model(self, output_dir: Any = None, _internal_call: bool = False) -> None:
+        """Write the model folder, by the first process; all must call."""
+        first = self.args.should_save
+        self.affect_model.save_pretrained(output_dir, is_main_process=first)
+        if first:
+            self.processor.save_pretrained(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        state = tree_map_only(Tensor, whole, optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, f"{output_dir}/{OPTIMIZER_NAME}")
+            torch.save(scheduler.state_dict(), f"{output_dir}/{SCHEDULER_NAME}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        assert self.optimizer
+        for parameter, state in self.optimizer.state.items():
+            state.update(tree_map_only(Tensor, partial(spread_like, like=parameter), state))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.affect_model.load_trained(folder)
-        for name in ("metrics.jsonl", "rollouts.jsonl"):
-            drop_after(self.run_folder / name, step_of(folder))
+        self.forget_after(step_of(folder))
+
+    def forget_after(self, step: int) -> None:
+        """Drop what the run folder says of later updates than a step: they are made again."""
+        self.rows = drop_after(self.run_folder / "metrics.jsonl", step)
+        drop_after(self.run_folder / "rollouts.jsonl", step)
 
     def finish(self) -> Path:
         """Write the final model into the run folder, whole or not at all; returns its folder."""
         final, unfinished = self.run_folder / "model", self.run_folder / "model.tmp"
         if self.args.should_save:
             shutil.rmtree(unfinished, ignore_errors=True)
-            self._save(str(unfinished))
-            shutil.rmtree(final, ignore_errors=True)
-            unfinished.rename(final)
+        self.save_model(unfinished)
+        if self.args.should_save:
+            seal(unfinished, final)
         self.accelerator.wait_for_everyone()
         return final
 

@@ -1,0 +1,141 @@
+"""The update that ended a run, made again from what was saved of it.
+
+Nothing is trained and nothing is written. Whether its figures are numbers is found again, and of
+which clips and in which module not; of several processes each saved its own clips.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy._core.multiarray import _reconstruct
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, load_recipe
+from affectgpt_r1.dialogue import Completion, Problem
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import CheckpointError, TrainingError
+from affectgpt_r1.evaluation.predict import load_predictor
+from affectgpt_r1.media import MediaFlag
+from affectgpt_r1.model.sampling import Sample
+from affectgpt_r1.perception.features import Features
+from affectgpt_r1.perception.pretrained import loading
+from affectgpt_r1.rewards import RewardBreakdown
+from affectgpt_r1.training.cold_start import ColdStartTrainer
+from affectgpt_r1.training.grpo import GrpoTrainer, MicroBatch, Rollout
+from affectgpt_r1.training.trainer import RunTrainer
+
+#: What a saved update consists of; a file that names anything else is refused unread.
+_HELD: list[Any] = [
+    *(Clip, Completion, Features, MediaFlag, MicroBatch, Problem, RewardBreakdown, Rollout, Sample),
+    *(PosixPath, frozenset, np.ndarray, np.dtype, np.dtypes.Float32DType, _reconstruct),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What an update did when it was made again.
+
+    Attributes:
+        step: the update's number.
+        error: what is no number, as the run said it; None: all figures are numbers this time.
+        module: the first module that put out something that is none.
+        clips: those that do so alone.
+    """
+
+    step: int
+    error: str | None
+    module: str | None
+    clips: tuple[str, ...]
+
+
+def replay(folder: Path, process: int = 0) -> Replayed:
+    """Make a saved update again.
+
+    Args:
+        folder: RUN/failed/step-NNNNNN, as the run named it when it ended.
+        process: whose part of the update, where several trained.
+
+    Raises:
+        CheckpointError: the folder holds no saved update.
+        ModelFolderError: it is damaged, or holds more than an update: it would run code.
+    """
+    saved = folder / f"update-{process}.pt"
+    if not saved.is_file():
+        raise CheckpointError(
+            f"no update is saved at {saved}: name a folder RUN/failed/step-NNNNNN"
+        )
+    with loading(saved, what="update"), torch.serialization.safe_globals(_HELD):
+        held = torch.load(saved, map_location="cpu", weights_only=True)
+        step, update = int(held["step"]), list(held["update"])
+    with TemporaryDirectory() as scratch:
+        trainer = _trainer(folder, scratch)
+        trainer.state.global_step = step
+        model = trainer.accelerator.prepare_model(trainer.affect_model)
+        with _watched(model) as first:
+            fault = _fault(trainer, model, update)
+        clips = {k: one for inputs in update for k, one in trainer.alone(inputs).items()}
+        alone = [name for name, one in clips.items() if _fault(trainer, model, [one])]
+    return Replayed(step + 1, fault, first[0] if first else None, tuple(alone))
+
+
+def _trainer(folder: Path, scratch: str) -> RunTrainer:
+    """A trainer as the run had it, for one process and a run folder of no use."""
+    path = folder.parent.parent / "recipe.yaml"
+    try:
+        stage = yaml.safe_load(path.read_text(encoding="utf-8"))["stage"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        raise CheckpointError(f"{path}: not a run's recipe: leave the folder in its run") from None
+    predictor = load_predictor(folder)
+    parts = predictor.model.train(), predictor.processor, list[Any]()
+    settings = [f"run.output={scratch}", "run.shard=false"]
+
+    def nobody(*_: object) -> None:
+        """Nobody waits for progress."""
+
+    if stage == "cold-start":
+        tuning = load_recipe(str(path), ColdStartRecipe, settings)
+        return ColdStartTrainer(*parts, recipe=tuning, progress=nobody)
+    recipe = load_recipe(str(path), GrpoRecipe, settings)
+    lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
+    return GrpoTrainer(*parts, recipe=recipe, lexicon=lexicon, progress=nobody)
+
+
+def _fault(trainer: RunTrainer, model: nn.Module, update: Sequence[Any]) -> str | None:
+    """What is no number where these batches make an update."""
+    model.zero_grad()
+    try:
+        loss = torch.stack([trainer.again(model, inputs) for inputs in update]).sum()
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        trainer.check_finite(loss=loss, gradient=nn.utils.get_total_norm(gradients))
+    except TrainingError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """Names of modules whose output is not finite, in the order in which they ran."""
+    found: list[str] = []
+
+    def hook(module: nn.Module, _: Any, output: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            found.append(names[module] or "the model as a whole")
+
+    names = {module: name for name, module in model.named_modules()}
+    hooks = [module.register_forward_hook(hook) for module in names]
+    try:
+        yield found
+    finally:
+        for handle in hooks:
+            handle.remove()

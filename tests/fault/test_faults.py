@@ -1,0 +1,218 @@
+"""What goes wrong in a long run is said, keeps what there is, and can be looked at again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import CheckpointError, InputError, ModelFolderError, TrainingError
+from affectgpt_r1.training.checkpoints import best, fault, newest
+from affectgpt_r1.training.cold_start import ColdStartTrainer
+from affectgpt_r1.training.grpo import GrpoTrainer
+from affectgpt_r1.training.monitor import alarms
+from affectgpt_r1.training.replay import replay
+from affectgpt_r1.training.run import _run
+from affectgpt_r1.training.trainer import Examples, RunTrainer
+from tiny import cold_start_recipe, examples, grpo_recipe, tiny_model
+
+
+def told(*_: object) -> None:
+    """Nobody waits for progress here."""
+
+
+def cold_start_trainer(folder: Path, data: Examples, **settings: Any) -> RunTrainer:
+    recipe = cold_start_recipe(folder, **settings)
+    return ColdStartTrainer(*tiny_model(0), data, recipe=recipe, progress=told)
+
+
+def grpo_trainer(folder: Path, data: Examples, **settings: Any) -> RunTrainer:
+    own: dict[str, Any] = {
+        name: settings.pop(name) for name in ("num_iterations", "beta") if name in settings
+    }
+    recipe = grpo_recipe(folder, **settings).model_copy(update=own)
+    return GrpoTrainer(*tiny_model(4), data, recipe=recipe, lexicon=Lexicon.load(), progress=told)
+
+
+@pytest.mark.parametrize("make", [cold_start_trainer, grpo_trainer])
+def test_an_update_that_is_no_number_is_kept_and_its_clip_is_found_again(
+    tmp_path: Path, make: Callable[..., RunTrainer]
+) -> None:
+    data = examples(16)
+    data[5][1].visual[3] = np.nan
+    trainer = make(tmp_path / "run", data, batch_size=4)
+    with pytest.raises(TrainingError, match="not finite at step") as raised:
+        _run(trainer)
+    (folder,) = (tmp_path / "run/failed").iterdir()
+    assert f"affectgpt-r1 train replay {folder}" in str(raised.value)
+    before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
+    said = replay(folder)
+    assert said.error is not None
+    assert said.error in str(raised.value)
+    assert said.clips == ("clip-5",)
+    assert said.module is not None
+    assert said.module.startswith("fusion")
+    assert said.step == int(folder.name.split("-")[1])
+    assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == before
+
+
+def test_a_later_update_on_the_same_completions_is_replayed_with_them(tmp_path: Path) -> None:
+    trainer = grpo_trainer(tmp_path / "run", examples(8), batch_size=4, num_iterations=2, beta=0.1)
+    loss = trainer.compute_loss
+
+    def spoilt(model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
+        if trainer.state.global_step == 1:
+            inputs["part"].old[2, 0, 0] = -torch.inf  # as if the first update had ruled it out
+        return loss(model, inputs, *given, **named)
+
+    trainer.compute_loss = spoilt  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="not finite at step 2"):
+        _run(trainer)
+    said = replay(tmp_path / "run/failed/step-000002")
+    part = trainer.update[0]["part"]
+    assert said.step == 2
+    assert said.error is not None
+    assert said.error.endswith("is not finite at step 2")
+    assert said.clips == (part.rollouts[2].clip.id,)
+    assert said.module is None  # the model is well: it is the ratio that is not
+
+
+def test_a_saved_update_holds_nothing_that_could_run(tmp_path: Path) -> None:
+    data = examples(8)
+    data[0][1].audio[:] = np.inf
+    with pytest.raises(TrainingError):
+        _run(cold_start_trainer(tmp_path / "run", data))
+    (folder,) = (tmp_path / "run/failed").iterdir()
+    trap = tmp_path / "trap"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(trap),)
+
+    torch.save({"step": 0, "update": [Trap()]}, folder / "update-0.pt")
+    with pytest.raises(ModelFolderError, match="no whole update"):
+        replay(folder)
+    assert not trap.exists()
+    (folder / "update-0.pt").write_bytes(b"torn")
+    with pytest.raises(ModelFolderError, match="no whole update"):
+        replay(folder)
+    with pytest.raises(CheckpointError, match="no update is saved"):
+        replay(folder, process=1)
+
+
+def full(folder: Path, limit_bytes: int) -> None:
+    """Run with files that may not grow beyond a limit: what a full disk does, at any place."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    trainer = cold_start_trainer(folder, examples(64), batch_size=8)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        _run(trainer)
+    except CheckpointError as error:
+        sys.stderr.write(str(error))
+        os._exit(2)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("limit_bytes", [100, 2_000, 50_000, 700_000])
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_says_so(
+    tmp_path: Path, limit_bytes: int
+) -> None:
+    folder = tmp_path / "run"
+    stopped = cold_start_trainer(folder, examples(64), batch_size=8)
+    stopped.progress = lambda step, *_: next(iter(())) if step == 5 else None
+    with pytest.raises(StopIteration):
+        _run(stopped)
+    before = newest(folder)
+    assert before is not None
+    script = f"from test_faults import *; full(Path({str(folder)!r}), {limit_bytes})"
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "the same command goes on" in done.stderr
+    assert newest(folder) == before
+    assert not list(folder.rglob("*.tmp"))
+    whole, again = tmp_path / "whole", cold_start_trainer(folder, examples(64), batch_size=8)
+    _run(again)
+    _run(cold_start_trainer(whole, examples(64), batch_size=8))
+    for name in ("fusion.safetensors", "language_model/model.safetensors"):
+        assert (folder / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+
+
+def test_a_run_folder_that_cannot_be_made_is_the_inputs_fault() -> None:
+    with pytest.raises(InputError, match=r"/proc/runs cannot be made"):
+        _run(cold_start_trainer(Path("/proc/runs"), examples(8)))
+
+
+def test_the_best_checkpoint_on_clips_held_out_stays(tmp_path: Path) -> None:
+    recipe = cold_start_recipe(tmp_path, batch_size=8, max_steps=10)
+    run = recipe.run.model_copy(update={"save_steps": 2, "keep_checkpoints": 1})
+    scores = iter([0.2, 0.7, 0.7, 0.3, 0.1])
+    trainer = ColdStartTrainer(
+        *tiny_model(0),
+        examples(32),
+        recipe=recipe.model_copy(update={"run": run}),
+        progress=told,
+        held_out=lambda: next(scores),
+    )
+    result = _run(trainer)
+    assert result.best == "step-000004"
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["step-000004", "step-000010"]
+    (tmp_path / "checkpoints/step-000004/optimizer.pt").unlink()
+    assert best(tmp_path) == tmp_path / "checkpoints/step-000010"
+    assert fault(tmp_path / "model") is None
+
+
+def test_alarms_are_of_the_kinds_that_the_figures_show() -> None:
+    calm = [
+        {"grad_norm": 1.0, "reward": 0.5, "frac_reward_zero_std": 0.2, "words_per_answer": 2.0}
+        for _ in range(30)
+    ]
+    assert alarms(calm) == {}
+    assert alarms([]) == {}
+
+    def after(**figures: float) -> set[str]:
+        return set(alarms([*calm, *[row | figures for row in calm[:12]]]))
+
+    assert set(alarms([*calm, {"grad_norm": 30.0}])) == {"grad_norm"}
+    assert after(reward=0.1) == {"reward"}
+    assert after(reward=0.9) == set()
+    assert after(frac_reward_zero_std=1.0) == {"frac_reward_zero_std"}
+    assert after(words_per_answer=5.0) == {"words_per_answer"}
+    assert after(words_per_answer=1.0) == set()
+
+
+def test_an_alarm_is_said_once_and_stands_in_the_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = cold_start_trainer(tmp_path, examples(8))
+    with caplog.at_level(logging.WARNING, logger="affectgpt_r1"):
+        for step in range(15):
+            trainer.state.global_step = step + 1
+            trainer.log({"grad_norm": 1.0 if step < 12 else 50.0})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("alarms") for row in rows] == [None] * 12 + [["grad_norm"]] * 3
+    assert [record.message for record in caplog.records] == [
+        "step 13: the gradient's norm is 50, where 1 is usual"
+    ]
