@@ -110,11 +110,10 @@ def check_server(server: Server) -> None:
     except ImportError:
         raise InputError("asking a server needs httpx: pip install 'affectgpt-r1[judge]'") from None
 
-    try:
-        known = httpx.URL(server.url).scheme in ("http", "https")
-    except httpx.InvalidURL:
-        known = False
-    if not known:
+    scheme = ""
+    with suppress(httpx.InvalidURL):
+        scheme = httpx.URL(server.url).scheme
+    if scheme not in ("http", "https"):
         raise InputError(f"{server.url!r} is no address of a server: write http://HOST:PORT/v1")
     if not os.environ.get("OPENAI_API_KEY", "").isascii():
         raise InputError("OPENAI_API_KEY holds characters that no key has: copy it anew")
