@@ -16,12 +16,11 @@ from pathlib import Path
 import verifiers.v1 as vf
 from pydantic import ConfigDict
 
-from affectgpt_r1.config import RewardSettings
+from affectgpt_r1.config import LengthPenalty, RewardSettings
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.evaluation.answers import read_rows
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, term_means
 from affectgpt_r1.rewards.adapters import EmotionReward
-from affectgpt_r1.rewards.length import LengthPenalty
 
 __all__ = ["EmotionTaskset"]
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from affectgpt_r1.config import LengthPenalty
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.adapters import EmotionReward
-from affectgpt_r1.rewards.length import LengthPenalty
 
 
 def compute_score(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affectgpt_r1.dialogue import (
+    QUESTIONS,
     Modality,
     Mode,
     Problem,
@@ -22,12 +23,12 @@ PUBLISHED = (
     "follows: <Audio>{audio}</Audio>. Meanwhile, we uniformly sample raw frames from the video and "
     "extract faces from these frames: <Video>{visual}</Video>. The subtitle of this video is: "
     "<Subtitle>{subtitle}</Subtitle>. Now, please answer my question based on all the provided "
-    "information. {question} ###Assistant: "
+    f"information. {QUESTIONS['answer']} ###Assistant: "
 )
 
 
 def rendered(**settings: object) -> str:
-    pieces = prompt_pieces("{subtitle}", question="{question}", **settings)  # type: ignore[arg-type]
+    pieces = prompt_pieces("{subtitle}", **settings)  # type: ignore[arg-type]
     return "".join(piece.text if isinstance(piece, Text) else f"{{{piece}}}" for piece in pieces)
 
 

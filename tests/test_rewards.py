@@ -22,7 +22,7 @@ from affectgpt_r1.emotion.score import score_sample
 from affectgpt_r1.errors import InputError, ProblemsError
 from affectgpt_r1.evaluation.rewarding import reward_rows
 from affectgpt_r1.rewards import RewardRule, reward
-from affectgpt_r1.rewards.length import length_factor
+from affectgpt_r1.rewards.compose import length_factor
 from affectgpt_r1.training.advantages import group_advantages
 
 

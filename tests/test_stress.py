@@ -9,12 +9,12 @@ import os
 import random
 from typing import get_args
 
+from affectgpt_r1.config import LengthPenalty
 from affectgpt_r1.dialogue import Mode, parse_completion
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.rewards import RewardRule, reward
-from affectgpt_r1.rewards.length import LengthPenalty
 
 COUNT = 1_000_000 if os.environ.get("AFFECTGPT_R1_STRESS") else 10_000
 #: Pieces that the parsers look for, strewn among the noise.

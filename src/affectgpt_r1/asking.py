@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 Content: TypeAlias = str | list[dict[str, object]]
 #: A key that names each question, and what makes its message when it is asked.
 Questions: TypeAlias = Mapping[str, Callable[[], Content]]
+#: What is kept of an answer; raises ValueError where it is none.
+Reading: TypeAlias = Callable[[str], str]
 Progress = Callable[[int, int], None]
 
 
@@ -62,7 +64,7 @@ def ask_all(
     server: Server,
     cache: Path,
     *,
-    read: Callable[[str], str] = str,
+    read: Reading = str,
     progress: Progress | None = None,
 ) -> dict[str, str | None]:
     """The server's answers by the questions' keys.
@@ -108,22 +110,17 @@ def check_server(server: Server) -> None:
     except ImportError:
         raise InputError("asking a server needs httpx: pip install 'affectgpt-r1[judge]'") from None
 
-    try:
-        known = httpx.URL(server.url).scheme in ("http", "https")
-    except httpx.InvalidURL:
-        known = False
-    if not known:
+    scheme = ""
+    with suppress(httpx.InvalidURL):
+        scheme = httpx.URL(server.url).scheme
+    if scheme not in ("http", "https"):
         raise InputError(f"{server.url!r} is no address of a server: write http://HOST:PORT/v1")
     if not os.environ.get("OPENAI_API_KEY", "").isascii():
         raise InputError("OPENAI_API_KEY holds characters that no key has: copy it anew")
 
 
 async def _ask_all(
-    questions: Questions,
-    server: Server,
-    cache: Path,
-    read: Callable[[str], str],
-    progress: Progress | None,
+    questions: Questions, server: Server, cache: Path, read: Reading, progress: Progress | None
 ) -> dict[str, str | None]:
     import httpx
 
@@ -161,7 +158,7 @@ def _path(cache: Path, server: Server, key: str) -> Path:
     return cache / name[:2] / f"{name}.json"
 
 
-def _kept(path: Path, read: Callable[[str], str]) -> str | None:
+def _kept(path: Path, read: Reading) -> str | None:
     """The answer of an earlier run; None where there is none, or its file is spoilt."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +172,7 @@ async def _ask(
     content: Callable[[], Content],
     server: Server,
     path: Path,
-    read: Callable[[str], str],
+    read: Reading,
     heard: asyncio.Event,
 ) -> str | None:
     import httpx

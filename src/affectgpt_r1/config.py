@@ -21,6 +21,7 @@ from affectgpt_r1.errors import MissingFileError, RecipeError
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+LengthPenalty = Literal["none", "p1", "p2", "p3"]
 
 #: The package's own recipes.
 _FOLDER = files("affectgpt_r1") / "recipes"
@@ -199,7 +200,7 @@ class RewardSettings(Section):
     penalised: tuple[Literal["accuracy", "dual"], ...] = ("accuracy", "dual")
     gate: bool = False
     alignment_by: Literal["jaccard", "f"] = "jaccard"
-    length_penalty: Literal["none", "p1", "p2", "p3"] = "none"
+    length_penalty: LengthPenalty = "none"
     level: Literal[1, 2] = 1
 
 

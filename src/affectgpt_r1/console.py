@@ -9,17 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from affectgpt_r1.errors import InputError
@@ -43,30 +35,29 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
         yield _line_by_line
         return
     columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        progress.TextColumn("{task.description:<14}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=people) as progress:
+    with progress.Progress(*columns, console=people) as shown:
 
         def bar(name: str) -> Callable[..., None]:
             """A bar that appears when it is first told something."""
-            task: list[TaskID] = []
+            task = shown.add_task(name, start=False, visible=False, note="")
 
             def told(done: int, total: int, note: str = "") -> None:
-                if not task:
-                    task.append(progress.add_task(name, total=total, note=""))
-                progress.update(task[0], completed=done, total=total, note=note)
+                shown.start_task(task)
+                shown.update(task, completed=done, total=total, note=note, visible=True)
 
             return told
 
         try:
             yield bar
         except InputError:
-            progress.live.transient = True
+            shown.live.transient = True
             raise
 
 

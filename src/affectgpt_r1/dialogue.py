@@ -65,7 +65,6 @@ def prompt_pieces(
     subtitle: str,
     *,
     mode: Mode = "answer",
-    question: str | None = None,
     view: View = "face",
     has_audio: bool = True,
     has_visual: bool = True,
@@ -74,8 +73,7 @@ def prompt_pieces(
     """Build AffectGPT's prompt as pieces in order; a missing modality drops its sentence.
 
     The merged token needs both sound and picture, so its sentence goes with either. An empty
-    subtitle keeps its empty tag; `has_subtitle=False` drops the sentence (for ablations). A
-    `question` of the caller's own replaces the mode's.
+    subtitle keeps its empty tag; `has_subtitle=False` drops the sentence (for ablations).
 
     >>> pieces = prompt_pieces("Oh.", has_audio=False)
     >>> [piece for piece in pieces if isinstance(piece, Modality)]
@@ -98,12 +96,7 @@ def prompt_pieces(
                 own = ""
             own += f"</{tag}>. "
     own += "Now, please answer my question based on all the provided information. "
-    if question is None:
-        own += QUESTIONS[mode]
-    else:
-        pieces += [Text(own), Text(question or QUESTIONS[mode], trusted=False)]
-        own = ""
-    return (*pieces, Text(f"{own} ###Assistant: "))
+    return (*pieces, Text(f"{own}{QUESTIONS[mode]} ###Assistant: "))
 
 
 def target_text(labels: tuple[str, ...], description: str | None, mode: Mode) -> str:

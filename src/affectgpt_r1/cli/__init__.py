@@ -95,10 +95,9 @@ def _answer(result: Any) -> None:
             _answer(row)
     elif result is not None:
         plain = json_row(result) if is_dataclass(result) else result
-        text = (
-            plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, default=str)
-        )
-        sys.stdout.write(f"{text}\n")
+        if not isinstance(plain, str):
+            plain = json.dumps(plain, ensure_ascii=False, default=str)
+        sys.stdout.write(f"{plain}\n")
         sys.stdout.flush()
 
 

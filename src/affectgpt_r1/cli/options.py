@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-from affectgpt_r1.dialogue import Mode
+from affectgpt_r1.dialogue import Mode, View
 from affectgpt_r1.evaluation.render import Format
 
 
@@ -27,15 +27,14 @@ Words = Annotated[str, Parameter(required=True)]
 Text = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Whole = Annotated[int, Parameter(converter=whole)]
 Count = Annotated[Whole, Parameter(validator=Number(gte=1))]
+Seconds = Annotated[float, Parameter(validator=Number(gte=1))]
+MiB = Annotated[Whole, Parameter(validator=Number(gte=1024))]
 LexiconName = Literal["builtin", "mer2025", "mer2026"]
 Level = Literal[1, 2]
 Form = Annotated[Format, Parameter("--format", help="Of the answer.")]
 Cache = Annotated[Path | None, Parameter(help="Feature cache [default: the user's].")]
 Overrides = Annotated[
     list[str] | None, Parameter("--set", help="Override a recipe: key.sub=value; repeatable.")
-]
-FaceModel = Annotated[
-    Path | None, Parameter(help="A YuNet face detector (ONNX) [default: OpenCV's cascade].")
 ]
 LexiconFolder = Annotated[
     Path | None, Parameter(help="Folder of the authors' tables, for mer2025 and mer2026.")
@@ -52,30 +51,14 @@ class Encoders:
         visual: Another: folder or hub name.
         audio: Another: folder or hub name.
         view: What the visual encoder sees.
-        face_model: As `FaceModel` says.
+        face_model: A YuNet face detector (ONNX) [default: OpenCV's cascade].
     """
 
     profile: Literal["nano", "small", "full"]
     visual: str | None = None
     audio: str | None = None
-    view: Literal["face", "frame"] | None = None
-    face_model: FaceModel = None
-
-
-@Parameter("*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What reading clips may take.
-
-    Attributes:
-        workers: Processes that read clips.
-        wall_s: Seconds that a clip may take.
-        memory_mib: MiB that such a process may take.
-    """
-
-    workers: Count = 2
-    wall_s: Annotated[float, Parameter(validator=Number(gte=1))] = 120
-    memory_mib: Annotated[Whole, Parameter(validator=Number(gte=1024))] = 4096
+    view: View | None = None
+    face_model: Path | None = None
 
 
 @Parameter("*")
@@ -94,4 +77,4 @@ class Reply:
     seed: Annotated[Whole, Parameter("--decode-seed")] = 0
 
 
-LIMITS, REPLY = Limits(), Reply()
+REPLY = Reply()

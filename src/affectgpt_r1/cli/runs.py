@@ -9,18 +9,10 @@ from typing import Any, Literal, get_args
 
 from cyclopts import App
 
+from affectgpt_r1 import console
 from affectgpt_r1.cli import options as opt
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
-from affectgpt_r1.console import (
-    bars,
-    complain,
-    evaluation_table,
-    people,
-    prepared_table,
-    rated,
-    steps,
-)
-from affectgpt_r1.dialogue import Part
+from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import words_by_id
@@ -58,14 +50,14 @@ def prepare(
     if name == "demo":
         from affectgpt_r1_demo.clips import write_demo
 
-        with bars() as bar:
+        with console.bars() as bar:
             told = bar("drawing clips")
             return write_demo(folder, renderings=renderings, seed=seed, progress=told)
     from affectgpt_r1.datasets import published
 
-    with people.status("checking files"):
+    with console.people.status("checking files"):
         result = published.prepare(name, folder, out, exclude=exclude or (), language=language)
-    prepared_table(result)
+    console.prepared_table(result)
     return result
 
 
@@ -75,7 +67,9 @@ def encode(
     *,
     encoders: opt.Encoders,
     cache: opt.Cache = None,
-    limits: opt.Limits = opt.LIMITS,
+    workers: opt.Count = 2,
+    wall_s: opt.Seconds = 120,
+    memory_mib: opt.MiB = 4096,
     shard: str = "1/1",
     retry: bool = False,
     batch_clips: opt.Count = 1,
@@ -87,6 +81,9 @@ def encode(
 
     Args:
         manifest: Clips; their words are not read.
+        workers: Processes that read clips.
+        wall_s: Seconds that a clip may take.
+        memory_mib: MiB that such a process may take.
         shard: I/N: the I-th of N parts of the clips.
         retry: Only what failed before.
         batch_clips: Clips encoded at once.
@@ -94,24 +91,24 @@ def encode(
         engine: ray: over the machines of a Ray cluster.
         write_faces: Folder for face crops as npy, and a manifest that names them.
     """
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.media.worker import Guard
     from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
 
     manifest = manifest.resolve()  # so that its clips lie where they do for others, too
     clips = shard_of(everything := read_manifest(manifest), shard)
-    store, guard = feature_cache(cache), _guard(limits)
+    store, guard = _store(cache), Guard(workers, wall_s, memory_mib << 20)
     load = partial(_source, encoders, device)
     wanted = to_encode(clips, store, retry=retry)
     if write_faces:
         make_folder(write_faces := write_faces.resolve())
-    with bars() as bar:
+    with console.bars() as bar:
         if engine == "ray":
             from affectgpt_r1.perception.scale import encode_on_ray
 
             run = partial(encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
         else:
             run = partial(encode_clips, wanted, load())
-        told = rated(bar("encoding"))
+        told = console.rated(bar("encoding"))
         fates = run(store, guard, batch_clips=batch_clips, crops=write_faces, progress=told)
     if write_faces:
         crops = {path.stem: path for path in write_faces.glob("*.npy")}
@@ -119,18 +116,15 @@ def encode(
         write_manifest(write_faces / "clips.jsonl", cropped)
     skipped = 0 if retry else len(clips) - len(wanted)
     if fates["failed"] or skipped:
-        complain(f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again")
+        console.complain(
+            f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again"
+        )
     counts = {fate: fates[fate] for fate in get_args(Fate)}
     return {"clips": len(clips), **counts, "skipped": skipped}
 
 
 def convert(
-    checkpoint: Path,
-    out: Path,
-    /,
-    *,
-    language_model: str | None = None,
-    view: Literal["face", "frame"] = "face",
+    checkpoint: Path, out: Path, /, *, language_model: str | None = None, view: View = "face"
 ) -> object:
     """Turn the authors' published checkpoint into a model folder; only its tensors are read.
 
@@ -148,20 +142,18 @@ def convert(
 @cache.command
 def size(*, cache: opt.Cache = None) -> object:
     """What a feature cache holds."""
-    from affectgpt_r1.perception.cache import feature_cache
     from affectgpt_r1.perception.upkeep import contents
 
-    return contents(feature_cache(cache))
+    return contents(_store(cache))
 
 
 @cache.command
 def verify(*, cache: opt.Cache = None) -> Iterator[object]:
     """Read a feature cache whole and check it; status 2 where something is damaged."""
-    from affectgpt_r1.perception.cache import feature_cache
     from affectgpt_r1.perception.upkeep import verify
 
-    store = feature_cache(cache)
-    with bars() as bar:
+    store = _store(cache)
+    with console.bars() as bar:
         found = verify(store, bar("verifying"))
     yield found
     if found.damaged:
@@ -174,11 +166,10 @@ def verify(*, cache: opt.Cache = None) -> Iterator[object]:
 @cache.command
 def compact(*, cache: opt.Cache = None) -> object:
     """Pack a feature cache into shards, without what is damaged or doubled."""
-    from affectgpt_r1.perception.cache import feature_cache
     from affectgpt_r1.perception.upkeep import compact
 
-    with bars() as bar:
-        return compact(feature_cache(cache), progress=bar("packing"))
+    with console.bars() as bar:
+        return compact(_store(cache), progress=bar("packing"))
 
 
 @cache.command
@@ -188,13 +179,12 @@ def gc(*manifests: opt.Paths, encoders: opt.Encoders, cache: opt.Cache = None) -
     Args:
         manifests: Whose clips stay.
     """
-    from affectgpt_r1.perception.cache import feature_cache
     from affectgpt_r1.perception.upkeep import compact
 
     source = _source(encoders)
-    with bars() as bar:
+    with console.bars() as bar:
         keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
-        return compact(feature_cache(cache), keep, bar("packing"))
+        return compact(_store(cache), keep, bar("packing"))
 
 
 @train.command
@@ -302,7 +292,7 @@ def evaluate(
     predictor, features = _perceived(model, clips, cache)
     how = {"without": without or (), **asdict(reply)}
     predictions = []
-    with bars() as bar:
+    with console.bars() as bar:
         told = bar("predicting")
         for prediction in predict(predictor, clips, features, **how):
             predictions.append(prediction)
@@ -313,7 +303,7 @@ def evaluate(
         write_predictions(out / "predictions.jsonl", predictions)
         write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
         write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
-    evaluation_table(result)
+    console.evaluation_table(result)
     return result
 
 
@@ -330,25 +320,24 @@ def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:
     return encoder_source(profile.but(EncoderSettings(**chosen)), device)
 
 
-def _guard(limits: opt.Limits) -> Any:
-    from affectgpt_r1.media.worker import Guard
+def _store(cache: Path | None) -> Any:
+    from affectgpt_r1.perception.cache import feature_cache
 
-    return Guard(limits.workers, limits.wall_s, limits.memory_mib << 20)
+    return feature_cache(cache)
 
 
 def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[Any, Any]:
     from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
-    from affectgpt_r1.perception.cache import feature_cache
 
-    predictor, store = load_predictor(model), feature_cache(cache)
-    with bars() as bar:
-        told = bar("reading clips")
-        return predictor, perceive_clips(clips, predictor.encoders, store, told)
+    predictor, store = load_predictor(model), _store(cache)
+    with console.bars() as bar:
+        features = perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
+    return predictor, features
 
 
 def _train(recipe: Any) -> object:
     from affectgpt_r1.training.run import Watch, train_cold_start, train_grpo
 
     train = train_grpo if recipe.stage == "grpo" else train_cold_start
-    with bars() as bar:
-        return train(recipe, Watch(bar("reading clips"), steps(bar(recipe.stage))))
+    with console.bars() as bar:
+        return train(recipe, Watch(bar("reading clips"), console.steps(bar(recipe.stage))))

@@ -5,7 +5,6 @@ checkpoint"): another name or shape is an error, not a guess. The language model
 needed here, only its configuration and tokenizer.
 """
 
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -92,7 +91,7 @@ def convert(
         unfinished = Path(made) / out.name
         model.save_pretrained(unfinished)
         AffectGPTProcessor(tokenizer, bos_at_inference=False).save_pretrained(unfinished)
-        shutil.move(unfinished, out)
+        unfinished.rename(out)
     return out
 
 

@@ -71,7 +71,6 @@ class AffectGPTProcessor(ProcessorMixin):
         *,
         view: View,
         mode: Mode = "answer",
-        question: str | None = None,
         without: Collection[Part] = (),
         training: bool = False,
     ) -> TokenisedPrompt:
@@ -79,14 +78,13 @@ class AffectGPTProcessor(ProcessorMixin):
 
         Args:
             subtitle, features: the clip's.
-            view, mode, question: as in `dialogue.prompt_pieces`.
+            view, mode: as in `dialogue.prompt_pieces`.
             without: parts that are left out.
             training: as in `prompt`.
         """
         pieces = prompt_pieces(
             subtitle,
             mode=mode,
-            question=question,
             view=view,
             has_audio=features.has_audio and Part.VOICE not in without,
             has_visual=features.has_visual and Part.FACE not in without,
@@ -98,23 +96,20 @@ class AffectGPTProcessor(ProcessorMixin):
         """Tokenise a prompt's pieces one by one and join the ids.
 
         Args:
-            pieces: from `dialogue.prompt_pieces`.
+            pieces: from `dialogue.prompt_pieces`; one of them, the subtitle, is the user's.
             training: a training sequence always begins with the beginning token (MODEL.md).
         """
         begins = (training or self.bos_at_inference) and self.tokenizer.bos_token_id is not None
         ids = [[self.tokenizer.bos_token_id] if begins else []]
         ids += [self._ids(p.text) if isinstance(p, Text) else [self._pad_id] for p in pieces]
         marks = [0, *(0 if isinstance(p, Text) else MODALITY_INDEX[p] for p in pieces)]
-        surplus = sum(map(len, ids)) - self.max_prompt_tokens
-        truncated = surplus > 0
+        surplus = max(sum(map(len, ids)) - self.max_prompt_tokens, 0)
         for place, piece in enumerate(pieces, start=1):
             if isinstance(piece, Text) and not piece.trusted:
                 # The user's text gives way, the question stays.
-                cut = min(max(surplus, 0), len(ids[place]))
-                ids[place] = ids[place][: len(ids[place]) - cut]
-                surplus -= cut
+                ids[place] = ids[place][: max(len(ids[place]) - surplus, 0)]
         modality = tuple(mark for own, mark in zip(ids, marks, strict=True) for _ in own)
-        return TokenisedPrompt(tuple(chain(*ids)), modality, truncated)
+        return TokenisedPrompt(tuple(chain(*ids)), modality, surplus > 0)
 
     def target(self, text: str) -> list[int]:
         """Ids of a reply to learn: the text and the stop string, tokenised apart, then the end."""
@@ -137,10 +132,7 @@ class AffectGPTProcessor(ProcessorMixin):
 
     def _ids(self, text: str) -> list[int]:
         # Text that looks like a special token is split, so that no subtitle can end the prompt.
-        ids: list[int] = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True
-        ).input_ids
-        return ids
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def batch(
         self,

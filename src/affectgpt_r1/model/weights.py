@@ -7,7 +7,6 @@ replaced by another: what is missing is an error with the command that fetches i
 
 import hashlib
 import logging
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,11 +64,12 @@ def weights_digest(model: PreTrainedModel) -> str:
         return ""
     for path in sorted(folder.glob("*.safetensors")):
         # The header names and places every tensor; hashing 0.5 GB at each load would take seconds.
+        size_bytes, some = path.stat().st_size, 1 << 16
         with path.open("rb") as file:
-            digest.update(file.read(1 << 16))
-            file.seek(-(1 << 16), os.SEEK_END) if path.stat().st_size > 1 << 17 else None
-            digest.update(file.read(1 << 16))
-        digest.update(str(path.stat().st_size).encode())
+            digest.update(file.read(some))
+            file.seek(max(some, size_bytes - some))
+            digest.update(file.read(some))
+        digest.update(str(size_bytes).encode())
     return digest.hexdigest()[:16]
 
 

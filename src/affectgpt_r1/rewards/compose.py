@@ -5,18 +5,17 @@ A term that could not be judged is None: left out of the sum and counted, never 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import fsum
+from math import fsum, log
 from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from affectgpt_r1.config import RewardSettings, problem_of
+from affectgpt_r1.config import LengthPenalty, RewardSettings, problem_of
 from affectgpt_r1.dialogue import Completion, Mode
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f, sample_jaccard
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.rewards.length import length_factor
 
 
 class RewardRule(RewardSettings):
@@ -120,6 +119,29 @@ def reward(
     return RewardBreakdown(
         form, accuracy, penalty, total, alignment, dual, dual_penalty, perception
     )
+
+
+def length_factor(predicted: int, labelled: int, penalty: LengthPenalty) -> float:
+    """The factor on accuracy for `predicted` distinct words where `labelled` are right.
+
+    Further words of a class already named cost the score nothing, so a policy learns to list many;
+    the penalties therefore count distinct words, not classes (PAPER.md, "Length penalty").
+
+    1 where no more words are predicted than labelled. p3 is log Lg / log Lp; at Lg <= 1, where
+    that is 0 or undefined, log(Lg + 1) / log(Lp + 1) (docs/paper.md).
+
+    >>> [length_factor(4, 2, p) for p in ("none", "p1", "p2", "p3")]
+    [1.0, 0.3333333333333333, 0.5, 0.5]
+    """
+    if penalty == "none" or predicted <= labelled:
+        return 1.0
+    if penalty == "p1":
+        return 1 / (predicted - labelled + 1)
+    if penalty == "p2":
+        return labelled / predicted
+    if labelled <= 1:
+        return log(labelled + 1) / log(predicted + 1)
+    return log(labelled) / log(predicted)
 
 
 def term_means(found: Sequence[RewardBreakdown]) -> dict[str, float]:

@@ -7,7 +7,7 @@ would be a zero by another name.
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations
@@ -43,7 +43,7 @@ _ESCAPED = re.compile(
     "\ud800-\udfff]"
 )
 _VERDICT = re.compile(r"\W*(?:answer\W+)?(a|b|tie)\W*", re.IGNORECASE)
-_WINS = {"a": 1.0, "tie": 0.5, "b": 0.0}
+_WINS = {"a": 1.0, "tie": 0.5, "b": 0.0, None: np.nan}
 _log = logging.getLogger(__name__)
 
 
@@ -94,14 +94,11 @@ class PairwiseJudge:
         verdicts = ask_all(questions, self.server, self.folder, read=_verdict) if questions else {}
         values: list[list[float | None]] = []
         for answers, names, group in zip(shown, distinct, asked, strict=True):
-            wins = np.zeros((len(names), len(names)))
-            said = [verdicts[key] for key in group]
-            pairs = combinations(range(len(names)), 2) if said else ()
-            for (i, j), first, second in zip(pairs, said[::2], said[1::2], strict=True):
-                if first is not None and second is not None:
-                    wins[i, j] = _WINS[first] + 1 - _WINS[second]
-                    wins[j, i] = 2 - wins[i, j]
-            strengths = bradley_terry(wins)
+            won = np.full((len(names), len(names)), np.nan)  # by the one that was shown first
+            for pair, key in zip(_orders(len(names)), group, strict=False):
+                won[pair] = _WINS[verdicts[key]]
+            # A pair that was not judged in both orders was not compared.
+            strengths = bradley_terry(np.nan_to_num(won + 1 - won.T))
             if strengths is None:
                 values.append([None] * len(answers))
                 continue
@@ -124,10 +121,9 @@ class PairwiseJudge:
             return [*parts(), {"type": "text", "text": text}]
 
         questions = {}
-        for one, other in combinations(names, 2):
-            for order in ((one, other), (other, one)):
-                text = _text(clip.subtitle, *order)
-                questions[f"{content} {text}"] = partial(message, text)
+        for first, second in _orders(len(names)):
+            text = _text(clip.subtitle, names[first], names[second])
+            questions[f"{content} {text}"] = partial(message, text)
         return questions
 
 
@@ -176,6 +172,12 @@ def group_values(strengths: Sequence[float | None], by: By) -> list[float]:
         won = [s / (s + other) for other in known[:i] + known[i + 1 :]] if s else [0.0]
         values.append(sum(won) / max(len(won), 1))
     return values
+
+
+def _orders(answers: int) -> Iterator[tuple[int, int]]:
+    """Every pair of so many answers in both orders, the one right after the other."""
+    for i, j in combinations(range(answers), 2):
+        yield from ((i, j), (j, i))
 
 
 def _text(subtitle: str, one: Sequence[str], other: Sequence[str]) -> str:
