@@ -94,12 +94,12 @@ def encode(
         engine: ray: over the machines of a Ray cluster.
         write_faces: Folder for face crops as npy, and a manifest that names them.
     """
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
     from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
 
     manifest = manifest.resolve()  # so that its clips lie where they do for others, too
     clips = shard_of(everything := read_manifest(manifest), shard)
-    store, guard = feature_cache(cache), _guard(limits)
+    store, guard = FeatureCache(cache), _guard(limits)
     load = partial(_source, encoders, device)
     wanted = to_encode(clips, store, retry=retry)
     if write_faces:
@@ -148,19 +148,19 @@ def convert(
 @cache.command
 def size(*, cache: opt.Cache = None) -> object:
     """What a feature cache holds."""
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
     from affectgpt_r1.perception.upkeep import contents
 
-    return contents(feature_cache(cache))
+    return contents(FeatureCache(cache))
 
 
 @cache.command
 def verify(*, cache: opt.Cache = None) -> Iterator[object]:
     """Read a feature cache whole and check it; status 2 where something is damaged."""
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
     from affectgpt_r1.perception.upkeep import verify
 
-    store = feature_cache(cache)
+    store = FeatureCache(cache)
     with bars() as bar:
         found = verify(store, bar("verifying"))
     yield found
@@ -174,11 +174,11 @@ def verify(*, cache: opt.Cache = None) -> Iterator[object]:
 @cache.command
 def compact(*, cache: opt.Cache = None) -> object:
     """Pack a feature cache into shards, without what is damaged or doubled."""
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
     from affectgpt_r1.perception.upkeep import compact
 
     with bars() as bar:
-        return compact(feature_cache(cache), progress=bar("packing"))
+        return compact(FeatureCache(cache), progress=bar("packing"))
 
 
 @cache.command
@@ -188,13 +188,13 @@ def gc(*manifests: opt.Paths, encoders: opt.Encoders, cache: opt.Cache = None) -
     Args:
         manifests: Whose clips stay.
     """
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
     from affectgpt_r1.perception.upkeep import compact
 
     source = _source(encoders)
     with bars() as bar:
         keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
-        return compact(feature_cache(cache), keep, bar("packing"))
+        return compact(FeatureCache(cache), keep, bar("packing"))
 
 
 @train.command
@@ -318,9 +318,9 @@ def _guard(limits: opt.Limits) -> Any:
 
 def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[Any, Any]:
     from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
 
-    predictor, store = load_predictor(model), feature_cache(cache)
+    predictor, store = load_predictor(model), FeatureCache(cache)
     with bars() as bar:
         told = bar("reading clips")
         return predictor, perceive_clips(clips, predictor.encoders, store, told)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from affectgpt_r1.asking import Progress
-from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.entries import DAMAGE, EntryFile
+from affectgpt_r1.perception.cache import DAMAGE, EntryFile, FeatureCache
 from affectgpt_r1.perception.features import Features
 
 #: Clips in a full shard: some 120 MB at the full profile.
