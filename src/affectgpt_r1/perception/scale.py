@@ -5,8 +5,8 @@ the cache, so one that is lost costs what it had in flight.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from affectgpt_r1.asking import Progress
@@ -25,19 +25,12 @@ class _Encoding:
     """What an actor does with a take of clips, given by their places in the manifest."""
 
     def __init__(
-        self,
-        clips: Sequence[Clip],
-        load: Callable[[], EncoderSource],
-        folder: Path,
-        guard: Guard,
-        settings: Mapping[str, Any],
+        self, clips: Sequence[Clip], load: Callable[[], EncoderSource], **settings: Any
     ) -> None:
-        self._clips, self._source, self._cache = clips, load(), FeatureCache(folder)
-        self._guard, self._settings = guard, settings
+        self._clips, self._settings = clips, {"source": load(), **settings}
 
     def __call__(self, take: dict[str, Any]) -> dict[str, list[Any]]:
-        clips = [self._clips[i] for i in take["id"]]
-        fates = encode_clips(clips, self._source, self._cache, self._guard, **self._settings)
+        fates = encode_clips([self._clips[i] for i in take["id"]], **self._settings)
         return {"fate": list(fates), "count": list(fates.values())}
 
 
@@ -76,14 +69,16 @@ def encode_on_ray(
     if not clips:
         return fates
     load()  # what is at fault with encoders is told here, and not by an actor
-    alone = Guard(1, guard.wall_s, guard.memory_bytes)
+    settings["guard"] = replace(guard, workers=1)
+    settings["cache"] = FeatureCache(cache.folder.resolve())
     # Not `range`: reading that is a task, and waits for ever where the actors hold all cores.
     places = [{"id": i} for i in range(len(clips))]
     blocks = min(len(clips), max(len(clips) // _TAKE, guard.workers))
     takes = ray.data.from_items(places, override_num_blocks=blocks)
     done = takes.map_batches(
         _Encoding,
-        fn_constructor_args=(clips, load, cache.folder.resolve(), alone, settings),
+        fn_constructor_args=(clips, load),
+        fn_constructor_kwargs=settings,
         batch_size=_TAKE,
         concurrency=guard.workers,
         num_gpus=gpus,
