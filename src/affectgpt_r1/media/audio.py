@@ -1,6 +1,5 @@
 """Sound: any file or track to 16 kHz mono, and eight two-second windows of it (MODEL.md)."""
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,6 @@ def cut_windows(waveform: NDArray[np.float32], count: int) -> NDArray[np.float32
     Returns:
         (count, 32000).
     """
-    samples = len(waveform)
-    padded = np.pad(waveform, (0, max(_WINDOW - samples, 0)))
-    room_s = max(Fraction(samples, RATE_HZ) - WINDOW_S, Fraction(0))
-    starts = [int(room_s / count * i * RATE_HZ) for i in range(count)]
+    padded = np.pad(waveform, (0, max(_WINDOW - len(waveform), 0)))
+    starts = [(len(padded) - _WINDOW) * i // count for i in range(count)]
     return np.stack([padded[start : start + _WINDOW] for start in starts])
