@@ -42,20 +42,24 @@ class EntryFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.open("rb").close()  # safetensors calls whatever goes wrong a missing file
-        with safe_open(path, framework="np") as file:
+        with self._mapped() as file:
             names: Iterable[str] = file.keys()
             self.keys = sorted({name.partition("/")[0] for name in names})
+
+    def _mapped(self) -> Any:
+        self.path.open("rb").close()  # safetensors calls whatever goes wrong a missing file
+        return cast(Any, safe_open)(self.path, framework="np")
 
     @cached_property
     def _file(self) -> Any:
         """Mapped once it is read from, and then kept."""
-        return cast(Any, safe_open)(self.path, framework="np")
+        return self._mapped()
 
     def read(self, key: str) -> Features:
         """The features under a key, checked against their digest.
 
         Raises:
+            OSError: the file cannot be read, or is there no more.
             DAMAGE: they are not what was written.
         """
         visual, audio, written = (
@@ -168,7 +172,7 @@ class FeatureCache:
             return None
         try:
             return file.read(key)
-        except FileNotFoundError:  # packed meanwhile
+        except OSError:  # packed meanwhile
             pass
         except DAMAGE as error:
             if file.path == self.path(key):
