@@ -94,23 +94,21 @@ def encode(
         engine: ray: over the machines of a Ray cluster.
         write_faces: Folder for face crops as npy, and a manifest that names them.
     """
+    from affectgpt_r1.perception import encode as encoding
     from affectgpt_r1.perception.cache import FeatureCache
-    from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
 
     manifest = manifest.resolve()  # so that its clips lie where they do for others, too
-    clips = shard_of(everything := read_manifest(manifest), shard)
+    clips = encoding.shard_of(everything := read_manifest(manifest), shard)
     store, guard = FeatureCache(cache), _guard(limits)
     load = partial(_source, encoders, device)
-    wanted = to_encode(clips, store, retry=retry)
+    wanted = encoding.to_encode(clips, store, retry=retry)
     if write_faces:
         make_folder(write_faces := write_faces.resolve())
     with bars() as bar:
         if engine == "ray":
-            from affectgpt_r1.perception.scale import encode_on_ray
-
-            run = partial(encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
+            run = partial(encoding.encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
         else:
-            run = partial(encode_clips, wanted, load())
+            run = partial(encoding.encode_clips, wanted, load())
         told = rated(bar("encoding"))
         fates = run(store, guard, batch_clips=batch_clips, crops=write_faces, progress=told)
     if write_faces:
@@ -120,7 +118,7 @@ def encode(
     skipped = 0 if retry else len(clips) - len(wanted)
     if fates["failed"] or skipped:
         complain(f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again")
-    counts = {fate: fates[fate] for fate in get_args(Fate)}
+    counts = {fate: fates[fate] for fate in get_args(encoding.Fate)}
     return {"clips": len(clips), **counts, "skipped": skipped}
 
 
