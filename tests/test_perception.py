@@ -30,7 +30,6 @@ from affectgpt_r1.errors import InputError, MediaError, MissingFileError, ModelF
 from affectgpt_r1.media import read_media
 from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.clip import ClipImageEncoder
 from affectgpt_r1.perception.encode import encode_clips
 from affectgpt_r1.perception.features import (
     BatchEncoder,
@@ -38,14 +37,19 @@ from affectgpt_r1.perception.features import (
     encoder_identity,
     perceive,
 )
-from affectgpt_r1.perception.pretrained import weights_revision
+from affectgpt_r1.perception.pretrained import (
+    ClipImageEncoder,
+    PretrainedSpeechEncoder,
+    normalised,
+    weights_revision,
+)
 from affectgpt_r1.perception.signal import (
+    DATA_FOLDER,
     GradientFaceEncoder,
     SignalSpeechEncoder,
+    Standard,
     measure_edges,
 )
-from affectgpt_r1.perception.speech import PretrainedSpeechEncoder, normalised
-from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
 from affectgpt_r1.perception.voice import NAMES, measure_voice
 from standardise import fit, save
 from test_media import write_sound

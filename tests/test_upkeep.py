@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.perception import upkeep
-from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.cache import EntryFile, FeatureCache
 from affectgpt_r1.perception.upkeep import compact, contents, pack, verify
 from test_feature_cache import features, same
 
@@ -181,6 +181,25 @@ def test_a_shard_that_is_packed_anew_while_it_is_known_is_read_from_its_new_plac
     compact(FeatureCache(tmp_path))
     assert same(reader.get(features(0).key), features(0))
     assert reader.damaged == 0
+
+
+def test_a_file_that_is_packed_between_being_opened_and_being_read_is_no_fault(
+    tmp_path: Path,
+) -> None:
+    class Late(FeatureCache):
+        """Another packs all there is as soon as a file is opened here."""
+
+        def opened(self, path: Path) -> EntryFile | None:
+            file = super().opened(path)
+            compact(FeatureCache(self.folder))
+            return file
+
+    one, other, third = (Late(filled(tmp_path / name, 4).folder) for name in "abc")
+    assert same(one.get(features(0).key), features(0))
+    compact(other)
+    verify(third)
+    for cache in (one, other, third):
+        assert (kept(cache.folder, 4), cache.damaged) == (4, 0)
 
 
 def _write_and_pack(folder: Path, seed: int) -> int:

@@ -4,7 +4,7 @@
     PYTHONPATH=src python tools/standardise.py --manifest demo/*.jsonl real.jsonl
 
 Writes `oriented-gradients.json` and `speech-signal.json`: means and standard deviations of raw
-measurements, and a scale (src/affectgpt_r1/perception/standard.py). They are part of the encoders'
+measurements, and a scale (src/affectgpt_r1/perception/signal.py). They are part of the encoders'
 settings, so that models trained and features kept before are of another encoder afterwards.
 """
 
@@ -24,11 +24,12 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.media import MediaFlag, read_media
 from affectgpt_r1.perception.signal import (
+    DATA_FOLDER,
     GradientFaceEncoder,
     SignalSpeechEncoder,
+    Standard,
     measure_edges,
 )
-from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
 from affectgpt_r1.perception.voice import measure_voice
 
 

@@ -92,22 +92,20 @@ def encode(
         write_faces: Folder for face crops as npy, and a manifest that names them.
     """
     from affectgpt_r1.media.worker import Guard
-    from affectgpt_r1.perception.encode import Fate, encode_clips, shard_of, to_encode
+    from affectgpt_r1.perception import encode as encoding
 
     manifest = manifest.resolve()  # so that its clips lie where they do for others, too
-    clips = shard_of(everything := read_manifest(manifest), shard)
+    clips = encoding.shard_of(everything := read_manifest(manifest), shard)
     store, guard = _store(cache), Guard(workers, wall_s, memory_mib << 20)
     load = partial(_source, encoders, device)
-    wanted = to_encode(clips, store, retry=retry)
+    wanted = encoding.to_encode(clips, store, retry=retry)
     if write_faces:
         make_folder(write_faces := write_faces.resolve())
     with console.bars() as bar:
         if engine == "ray":
-            from affectgpt_r1.perception.scale import encode_on_ray
-
-            run = partial(encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
+            run = partial(encoding.encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
         else:
-            run = partial(encode_clips, wanted, load())
+            run = partial(encoding.encode_clips, wanted, load())
         told = console.rated(bar("encoding"))
         fates = run(store, guard, batch_clips=batch_clips, crops=write_faces, progress=told)
     if write_faces:
@@ -119,7 +117,7 @@ def encode(
         console.complain(
             f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again"
         )
-    counts = {fate: fates[fate] for fate in get_args(Fate)}
+    counts = {fate: fates[fate] for fate in get_args(encoding.Fate)}
     return {"clips": len(clips), **counts, "skipped": skipped}
 
 
@@ -249,7 +247,7 @@ def predict(
 
     if out is None:
         return predict(predictor, clips, features, **asdict(reply))
-    with bars() as bar:
+    with console.bars() as bar:
         told = bar("predicting")
         done = predict_into(out, predictor, clips, features, told, **asdict(reply))
     return {"predictions": out, "clips": len(clips), "there_before": done}
@@ -321,9 +319,9 @@ def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:
 
 
 def _store(cache: Path | None) -> Any:
-    from affectgpt_r1.perception.cache import feature_cache
+    from affectgpt_r1.perception.cache import FeatureCache
 
-    return feature_cache(cache)
+    return FeatureCache(cache)
 
 
 def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[Any, Any]:

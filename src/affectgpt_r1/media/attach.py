@@ -14,11 +14,12 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.media.audio import RATE_HZ, read_waveform
 from affectgpt_r1.media.container import opened
 from affectgpt_r1.media.read import read_media
+from affectgpt_r1.media.values import STEPS
 from affectgpt_r1.media.video import read_frames
 
 Take = Literal["frames", "video"]
 
-_FRAMES, _SIZE = 8, (512, 512)
+_SIZE = 512, 512
 
 
 def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
@@ -42,10 +43,9 @@ def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
         with opened(clip.video):  # refuses what is not there, no media, or too large
             parts.append(_linked("video_url", _uri(kind, clip.video.read_bytes())))
     else:
-        pictures = read_frames(clip.video, _FRAMES)[0]
+        pictures = read_frames(clip.video, STEPS)[0]
     parts += [_linked("image_url", jpeg_uri(picture, _SIZE)) for picture in pictures]
-    sounding = clip.audio or clip.video
-    waveform = read_waveform(sounding)[0] if sounding is not None else None
+    waveform, _ = read_waveform(clip.audio or clip.video)
     if waveform is not None:
         sound = {"data": base64.b64encode(_wav(waveform)).decode(), "format": "wav"}
         parts.append({"type": "input_audio", "input_audio": sound})

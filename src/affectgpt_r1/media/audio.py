@@ -1,11 +1,10 @@
 """Sound: any file or track to 16 kHz mono, and eight two-second windows of it (MODEL.md)."""
 
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
@@ -18,18 +17,20 @@ WINDOW_S = 2
 _WINDOW = WINDOW_S * RATE_HZ
 
 
-def read_waveform(path: Path) -> tuple[NDArray[np.float32] | None, frozenset[MediaFlag]]:
+def read_waveform(path: Path | None) -> tuple[NDArray[np.float32] | None, frozenset[MediaFlag]]:
     """Read a file's sound as 16 kHz mono.
 
     Two channels are averaged; of more, the first is taken (MODEL.md).
 
     Returns:
-        (n,) float32 in [-1, 1], None where there is no audio track or it holds no sample; flags.
+        (n,) float32 in [-1, 1], None where there is no file, no audio track or no sample; flags.
 
     Raises:
         MissingFileError, MediaError: the file cannot be read.
     """
-    pieces: list[NDArray[np.float32]] = []
+    if path is None:
+        return None, frozenset()
+    pieces: list[NDArray[Any]] = []  # (channels, n) float32
     flags: set[MediaFlag] = set()
     read = 0
     with opened(path) as container:
@@ -39,7 +40,7 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32] | None, frozenset[Med
         try:
             for frame in container.decode(container.streams.audio[0]):
                 frame.pts = None  # gaps in the stamps are no silence
-                pieces += [_samples(out) for out in resampler.resample(frame)]
+                pieces += [out.to_ndarray() for out in resampler.resample(frame)]
                 read += frame.samples
                 if read > MAX_DURATION_S * frame.sample_rate:  # a header may claim less
                     raise MediaError(f"{path} lasts over {MAX_DURATION_S} s: cut it into clips")
@@ -48,7 +49,7 @@ def read_waveform(path: Path) -> tuple[NDArray[np.float32] | None, frozenset[Med
                 raise
             flags.add(MediaFlag.TRUNCATED)
         if pieces:
-            pieces += [_samples(out) for out in resampler.resample(None)]
+            pieces += [out.to_ndarray() for out in resampler.resample(None)]
     if not sum(piece.shape[1] for piece in pieces):
         return None, frozenset(flags)
     sound = np.concatenate(pieces, axis=1)  # (channels, n)
@@ -69,13 +70,6 @@ def cut_windows(waveform: NDArray[np.float32], count: int) -> NDArray[np.float32
     Returns:
         (count, 32000).
     """
-    samples = len(waveform)
-    padded = np.pad(waveform, (0, max(_WINDOW - samples, 0)))
-    room_s = max(Fraction(samples, RATE_HZ) - WINDOW_S, Fraction(0))
-    starts = [int(room_s / count * i * RATE_HZ) for i in range(count)]
+    padded = np.pad(waveform, (0, max(_WINDOW - len(waveform), 0)))
+    starts = [(len(padded) - _WINDOW) * i // count for i in range(count)]
     return np.stack([padded[start : start + _WINDOW] for start in starts])
-
-
-def _samples(frame: AudioFrame) -> NDArray[np.float32]:
-    """A frame's samples, (channels, n)."""
-    return np.asarray(frame.to_ndarray(), dtype=np.float32)

@@ -118,9 +118,7 @@ def crop_faces(
     if not found:
         return np.stack([squash(frame) for frame in frames]), frozenset({MediaFlag.NO_FACE})
     nearest = [min(found, key=lambda other: abs(other - place)) for place in range(len(frames))]
-    crops = [
-        squash(_cut(frame, found[place])) for frame, place in zip(frames, nearest, strict=True)
-    ]
+    crops = [squash(_cut(frame, found[i])) for frame, i in zip(frames, nearest, strict=True)]
     partial = {MediaFlag.PARTIAL_FACE} if len(found) < len(frames) else set()
     return np.stack(crops), frozenset(partial)
 
@@ -139,10 +137,8 @@ def follow(detections: Sequence[Sequence[tuple[Box, float]]]) -> list[Box | None
     last: Box | None = None
     for found in detections:
         boxes = [box for box, _ in sorted(found, key=lambda face: -_weight(*face))]
-        box = boxes[0] if boxes else None
-        if last is not None and boxes:
-            same = max(boxes, key=lambda b: overlap(b, last))
-            box = same if overlap(same, last) >= SAME_FACE else box
+        same = [box for box in boxes if overlap(box, last) >= SAME_FACE]
+        box = max(same or boxes[:1], key=lambda b: overlap(b, last), default=None)
         chosen.append(box)
         last = box or last
     return chosen
@@ -188,24 +184,22 @@ def read_given_faces(
     if not path.is_file():
         raise MissingFileError(f"no face crops at {path}: check the path")
     try:
-        crops = np.load(path, allow_pickle=False)
+        crops = np.lib.format.open_memmap(path, mode="r")  # never unpickles
     except _UNREADABLE as error:
         raise MediaError(
             f"{path} is no plain npy file ({' '.join(str(error).split())}): save the crops with "
             "numpy.save as uint8 (n, height, width, 3)"
         ) from None
-    if isinstance(crops, np.ndarray) and crops.size == 0:
+    if not crops.size:
         return None
-    if not isinstance(crops, np.ndarray) or crops.dtype != np.uint8 or crops.shape[3:] != (3,):
-        shape = getattr(crops, "shape", "?")
+    if crops.dtype != np.uint8 or crops.shape[3:] != (3,):
         raise MediaError(
-            f"{path} holds {getattr(crops, 'dtype', 'no array')} {shape}, not uint8 "
-            "(n, height, width, 3): save the crops so"
+            f"{path} holds {crops.dtype} {crops.shape}, not uint8 (n, height, width, 3): save the "
+            "crops so"
         )
     taken = crops[sampled_indices(len(crops), count)]
-    return np.stack(
-        [squash(np.ascontiguousarray(c[..., ::-1] if channel_order == "bgr" else c)) for c in taken]
-    )
+    rgb = taken[..., ::-1] if channel_order == "bgr" else taken
+    return np.stack([squash(np.ascontiguousarray(crop)) for crop in rgb])
 
 
 def write_faces(path: Path, crops: NDArray[np.uint8]) -> None:

@@ -6,6 +6,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+#: Frames and windows a clip.
+STEPS = 8
+
 
 class MediaFlag(StrEnum):
     """What was odd about a clip, though it could be read."""

@@ -43,12 +43,12 @@ def sampled_indices(available: int, count: int) -> list[int]:
 
 
 def read_frames(
-    path: Path, count: int, *, seek: bool = True
+    path: Path | None, count: int, *, seek: bool = True
 ) -> tuple[NDArray[np.uint8], float, frozenset[MediaFlag]]:
     """Read uniformly sampled frames of a file's video.
 
     Args:
-        path: the file.
+        path: the file; None: there is none.
         count: how many.
         seek: False decodes everything; the frames are the same.
 
@@ -60,9 +60,12 @@ def read_frames(
         MissingFileError, MediaError: the file cannot be read, or its track holds no frame.
     """
     flags: set[MediaFlag] = set()
+    nothing = np.zeros((0, 0, 0, 3), dtype=np.uint8), 0.0, frozenset[MediaFlag]()
+    if path is None:
+        return nothing
     with opened(path) as container:
         if not container.streams.video:
-            return np.zeros((0, 0, 0, 3), dtype=np.uint8), 0.0, frozenset()
+            return nothing
         stream = _prepared(container)
         base = stream.time_base or 0
         timeline = _timeline(container, stream) if seek else {}

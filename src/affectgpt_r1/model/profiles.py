@@ -19,11 +19,9 @@ from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.weights import SMOLLM2, load_language_model, weights_digest
-from affectgpt_r1.perception.clip import ClipImageEncoder
-from affectgpt_r1.perception.features import AudioEncoder, EncoderSource, VisualEncoder
-from affectgpt_r1.perception.pretrained import loading
+from affectgpt_r1.perception.features import Encoder, EncoderSource
+from affectgpt_r1.perception.pretrained import ClipImageEncoder, PretrainedSpeechEncoder, loading
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
-from affectgpt_r1.perception.speech import PretrainedSpeechEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,8 @@ def encoder_source(profile: Profile, device: str = "cpu") -> EncoderSource:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used ({error}): name another") from None
-    visual: VisualEncoder = GradientFaceEncoder()
-    audio: AudioEncoder = SignalSpeechEncoder()
+    visual: Encoder = GradientFaceEncoder()
+    audio: Encoder = SignalSpeechEncoder()
     if profile.visual != "signal":
         visual = ClipImageEncoder.load(profile.visual, device=device)
     if profile.audio != "signal":

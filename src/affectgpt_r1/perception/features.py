@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +20,21 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import sha256_of
 from affectgpt_r1.media import ClipMedia, content_hash, read_media
 from affectgpt_r1.media.faces import detect_with_cascade, yunet_detector
+from affectgpt_r1.media.values import STEPS
 
 if TYPE_CHECKING:
     from affectgpt_r1.perception.cache import FeatureCache
-
-#: Frames and windows a clip, and the rows of an absent modality.
-STEPS = 8
 
 #: To be raised when the same media and encoders would give other features: old entries of a cache
 #: are then never found again.
 _VERSION = 1
 
-_Values = TypeVar("_Values", bound=np.generic, contravariant=True)
 
-
-class Encoder(Protocol[_Values]):
+class Encoder(Protocol):
     """Turns each picture, or each window of sound, into one vector.
+
+    A visual one takes RGB pictures (t, H, W, 3) uint8, an audio one raw two-second windows
+    (t, 32000) float32 at 16 kHz, in [-1, 1].
 
     Attributes:
         name: what kind of encoder it is.
@@ -47,7 +46,7 @@ class Encoder(Protocol[_Values]):
     width: int
     settings: Mapping[str, str | int | float | bool]
 
-    def encode(self, steps: NDArray[_Values], /) -> NDArray[np.float32]:
+    def encode(self, steps: NDArray[Any], /) -> NDArray[np.float32]:
         """Encode steps (t, ...) to (t, width)."""
         ...
 
@@ -59,12 +58,6 @@ class BatchEncoder(Protocol):
     def encode_batch(self, clips: Sequence[NDArray[Any]], /) -> Sequence[NDArray[np.float32]]:
         """Encode each clip's steps (t, ...) to (t, width); no clip changes another's."""
         ...
-
-
-#: Encodes RGB pictures (t, H, W, 3).
-VisualEncoder = Encoder[np.uint8]
-#: Encodes raw two-second windows (t, 32000) at 16 kHz, in [-1, 1].
-AudioEncoder = Encoder[np.float32]
 
 
 # Arrays have no single truth value, so the generated comparison would raise.
@@ -89,7 +82,7 @@ class Features:
     key: str
 
 
-def encoder_identity(encoder: Encoder[Any]) -> str:
+def encoder_identity(encoder: Encoder) -> str:
     """An encoder's name with 16 hex digits over its width and settings, `name#0123456789abcdef`.
 
     Two encoders of one identity give the same features for the same media.
@@ -112,17 +105,13 @@ class EncoderSource:
     visual: str
     audio: str
     view: View
-    load: Callable[[], tuple[VisualEncoder, AudioEncoder]]
+    load: Callable[[], tuple[Encoder, Encoder]]
     face_model: Path | None = None
     face_digest: str = ""
 
     @classmethod
     def of(
-        cls,
-        visual: VisualEncoder,
-        audio: AudioEncoder,
-        view: View = "face",
-        face_model: Path | None = None,
+        cls, visual: Encoder, audio: Encoder, view: View = "face", face_model: Path | None = None
     ) -> Self:
         """Encoders that are loaded.
 
@@ -155,7 +144,7 @@ class EncoderSource:
             MissingFileError, MediaError: as `read_media`.
         """
         detector = yunet_detector(self.face_model) if self.face_model else detect_with_cascade
-        return read_media(clip, frames=STEPS, windows=STEPS, detector=detector)
+        return read_media(clip, detector=detector)
 
 
 def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = None) -> Features:
@@ -204,9 +193,7 @@ def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Featu
     ]
 
 
-def _encoded(
-    encoder: Encoder[_Values], clips: Sequence[NDArray[_Values]]
-) -> list[NDArray[np.float32]]:
+def _encoded(encoder: Encoder, clips: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
     present = [clip for clip in clips if len(clip)]
     if isinstance(encoder, BatchEncoder) and len(present) > 1:
         values = iter(encoder.encode_batch(present))
@@ -216,9 +203,7 @@ def _encoded(
     return [_checked(encoder, next(values), len(c)) if len(c) else absent for c in clips]
 
 
-def _checked(
-    encoder: Encoder[_Values], values: NDArray[np.float32], steps: int
-) -> NDArray[np.float32]:
+def _checked(encoder: Encoder, values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     """Checked at once: a wrong value kept in a cache would be found weeks later."""
     if values.shape != (steps, encoder.width):
         raise InputError(

@@ -1,5 +1,13 @@
 """Frozen encoders of transformers, by name or folder, none ever replaced by another.
 
+Faces and frames: projected image features of CLIP, not normalised; SigLIP models are used in the
+same way, DINOv2's through their pooled output. Pictures are squashed to the model's square, never
+cropped (MODEL.md, "Encoders").
+
+Voices: HuBERT's last four layers, averaged over time; WavLM and wav2vec 2.0 models are used in the
+same way. So is Whisper's encoder, but that it hears log mel spectra padded to its 30 s, of which
+only what lies in the window is averaged.
+
 The revision in an encoder's settings is a digest of the loaded weights: it is the same for a hub
 name and a copied folder, and changes with the weights whatever they are called.
 """
@@ -7,8 +15,9 @@ name and a copied folder, and changes with the weights whatever they are called.
 import hashlib
 import pickle
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,9 +26,17 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    PreTrainedModel,
+    WhisperFeatureExtractor,
+)
+from transformers.image_utils import PILImageResampling
 
 from affectgpt_r1.errors import InputError, MissingFileError, ModelFolderError
+from affectgpt_r1.media.audio import RATE_HZ, WINDOW_S
 
 #: Neither the network is asked nor code run that lies beside the weights.
 LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -29,6 +46,10 @@ _UNLOADABLE = (
     *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, struct.error),
     *(AssertionError, ArithmeticError),
 )
+
+_LAYERS = 4
+# Of Whisper's 1,500, those that lie in a window: each is of 320 samples.
+_WHISPER_POSITIONS = WINDOW_S * RATE_HZ // 320
 
 
 class PretrainedEncoder:
@@ -42,8 +63,8 @@ class PretrainedEncoder:
     Each encoder says how a clip's steps are prepared, and what features are of what was prepared.
     """
 
-    #: The model types that the encoder can use.
-    kinds: ClassVar[tuple[str, ...]]
+    #: The model types that the encoder can use, and what loads the processor of each.
+    kinds: ClassVar[Mapping[str, Callable[..., Any] | None]]
 
     def __init__(self, model: PreTrainedModel, processor: Any = None, device: str = "cpu") -> None:
         self._model, self._processor = model, processor
@@ -95,13 +116,94 @@ class PretrainedEncoder:
                     f"{name_or_path} is a {config.model_type!r} model, where one of "
                     f"{', '.join(cls.kinds)} is needed: name another"
                 )
-            processor = cls._load_processor(name_or_path, config)
+            load_processor = cls.kinds[config.model_type]
+            processor = load_processor(name_or_path, **LOCAL_ONLY) if load_processor else None
             model = load_weights(AutoModel, name_or_path, config=config, dtype=dtype)
         return cls(model.requires_grad_(False), processor, device)
 
-    @classmethod
-    def _load_processor(cls, name_or_path: str, config: PreTrainedConfig) -> Any:
-        return None
+
+class ClipImageEncoder(PretrainedEncoder):
+    """A frozen image encoder: CLIP, SigLIP or DINOv2, with the processor of its pictures."""
+
+    # With torchvision installed the default would resize to other pixels than without.
+    kinds = dict.fromkeys(
+        ("clip", "siglip", "dinov2"), partial(AutoImageProcessor.from_pretrained, backend="pil")
+    )
+
+    def __init__(self, model: PreTrainedModel, processor: Any, device: str = "cpu") -> None:
+        if hasattr(model, "text_model"):
+            del model.text_model
+        super().__init__(model, processor, device)
+        square = processor.crop_size if processor.do_center_crop else processor.size
+        self._side = square.height or square.shortest_edge
+        self.settings = {
+            **self.settings,
+            "side": self._side,
+            "mean": str(list(processor.image_mean)),
+            "std": str(list(processor.image_std)),
+        }
+        black = np.zeros((1, self._side, self._side, 3), dtype=np.uint8)
+        self.width = int(self.encode(black).shape[1])
+
+    def _prepared(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """RGB pictures (t, H, W, 3) of any size as the model takes them, (t, 3, side, side)."""
+        pixels = self._processor(
+            list(images),
+            do_resize=True,
+            size={"height": self._side, "width": self._side},
+            resample=PILImageResampling.BILINEAR,
+            do_center_crop=False,
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )["pixel_values"]
+        return torch.as_tensor(pixels)
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        # Of a model of pictures and texts, the half that sees, with its projection.
+        see = getattr(self._model, "get_image_features", self._model)
+        return torch.as_tensor(see(pixel_values=pixels).pooler_output)
+
+
+class PretrainedSpeechEncoder(PretrainedEncoder):
+    """A frozen speech encoder: HuBERT, WavLM, wav2vec 2.0 or Whisper of at least four layers.
+
+    Raises:
+        ModelFolderError: the model has fewer layers.
+    """
+
+    kinds = dict.fromkeys(("hubert", "wavlm", "wav2vec2"))
+    kinds["whisper"] = WhisperFeatureExtractor.from_pretrained
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None, device: str = "cpu") -> None:
+        if model.config.num_hidden_layers < _LAYERS:
+            raise ModelFolderError(
+                f"a speech encoder of {model.config.num_hidden_layers} layers, "
+                f"{_LAYERS} are averaged: name a larger one"
+            )
+        self.width = int(model.config.hidden_size)
+        # Of Whisper, the half that listens.
+        listening: Any = model.encoder if processor else model
+        super().__init__(listening, processor, device)
+
+    def _prepared(self, windows: NDArray[np.float32]) -> torch.Tensor:
+        """Raw 16 kHz windows (t, n) as the model takes them."""
+        if self._processor is None:
+            return torch.from_numpy(normalised(windows))
+        mel = self._processor(list(windows), sampling_rate=RATE_HZ, return_tensors="pt")
+        return torch.as_tensor(mel["input_features"])  # (t, mels, 3000)
+
+    def _features(self, values: torch.Tensor) -> torch.Tensor:
+        output = self._model(values, output_hidden_states=True)
+        # The last state of a stable-layer-norm model is raw; the authors' library normalised it.
+        states = [*output.hidden_states[-_LAYERS:-1], output.last_hidden_state]
+        mean = torch.stack(states).mean(dim=0)  # (t, positions, width)
+        return mean[:, : _WHISPER_POSITIONS if self._processor else None].mean(dim=1)
+
+
+def normalised(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centre each window, then bring all together to zero mean and unit variance: (t, n)."""
+    centred = windows - windows.mean(axis=1, keepdims=True)
+    return np.asarray((centred - centred.mean()) / np.sqrt(centred.var() + 1e-7), dtype=np.float32)
 
 
 @contextmanager

@@ -3,24 +3,87 @@
 `GradientFaceEncoder` describes a face by the directions of its edges (histograms of oriented
 gradients, Dalal and Triggs 2005), `SignalSpeechEncoder` a voice by the measures of `voice.py`.
 They see and hear far less than CLIP and HuBERT; they need no download and cost milliseconds.
+
+Pooling is quadratic in the features and unnormalised (MODEL.md, "Ours"), so every value is
+standardised: `scale * clip((raw - mean) / std, -5, 5)`, where mean and std are of the windows (or
+pictures) of many clips, and scale brings a clip's mean over its windows to root mean square 1. An
+unknown value (NaN: the pitch of a window without voice) becomes 0, the mean of all that are known.
+These constants are measurements, not data; `tools/standardise.py` makes them from a manifest.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from affectgpt_r1.perception.standard import DATA_FOLDER, Standard
+from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.perception.voice import NAMES, measure_voice
 
+#: Where the package keeps its constants: one JSON file an encoder, named after it.
+DATA_FOLDER = Path(__file__).parent / "data"
+
+_LIMIT = 5.0  # standard deviations
 _SIDE = 96  # pixels of the resized picture
 _CELLS = 8  # a row and a column
 _CELL_SIDE = _SIDE // _CELLS
 _CELL_OF_PIXEL = (np.arange(_SIDE) // _CELL_SIDE)[:, None] * _CELLS + np.arange(_SIDE) // _CELL_SIDE
 _DIRECTIONS = 8  # of half a turn: dark on light equals light on dark
 _FLAT = 0.005  # mean gradient around a cell, grey from 0 to 1, that is no more than noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standard:
+    """Constants of one encoder.
+
+    Attributes:
+        mean: (D,) float32.
+        std: (D,) float32, above 0.
+        scale: applied after standardising.
+        clips: how many clips they were measured on.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    scale: float
+    clips: int
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read constants.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InputError: it is damaged.
+        """
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            mean, std = (np.asarray(read[name], dtype=np.float32) for name in ("mean", "std"))
+            return cls(mean, std, float(read["scale"]), int(read["clips"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            raise (MissingFileError if missing else InputError)(
+                f"{path}: no constants of an encoder ({error!r}): install the package again, or "
+                "make them with tools/standardise.py"
+            ) from None
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with the constants."""
+        digest = hashlib.sha256(self.mean.tobytes() + self.std.tobytes())
+        digest.update(repr(self.scale).encode())
+        return digest.hexdigest()[:16]
+
+    def apply(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standardise (t, D); unknown values become 0."""
+        values = np.clip((raw - self.mean) / self.std, -_LIMIT, _LIMIT) * np.float32(self.scale)
+        return np.asarray(np.nan_to_num(values, nan=0.0), dtype=np.float32)
 
 
 class _SignalEncoder:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from affectgpt_r1.asking import Progress
-from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.entries import DAMAGE, EntryFile
+from affectgpt_r1.perception.cache import DAMAGE, EntryFile, FeatureCache
 from affectgpt_r1.perception.features import Features
 
 #: Clips in a full shard: some 120 MB at the full profile.
@@ -107,15 +106,15 @@ def pack(
     batch: list[Features] = []
     spent: list[Path] = []
     for done, path in enumerate(files, 1):
-        file = cache.opened(path)
-        new = [key for key in file.keys if key not in seen] if file else []
-        wanted = [key for key in new if keep is None or key in keep]
-        dropped += len(new) - len(wanted)
-        sound = _sound(cache, file, wanted) if file else []
-        seen |= {features.key for features in sound}
-        if file and not len(sound) == len(file.keys) >= SHARD_CLIPS:
-            batch += sound
-            spent.append(path)
+        if file := cache.opened(path):
+            new = [key for key in file.keys if key not in seen]
+            wanted = [key for key in new if keep is None or key in keep]
+            dropped += len(new) - len(wanted)
+            sound = _sound(cache, file, wanted)
+            seen |= {features.key for features in sound}
+            if not len(sound) == len(file.keys) >= SHARD_CLIPS:
+                batch += sound
+                spent.append(path)
         if len(batch) >= SHARD_CLIPS or (spent and done == len(files)):
             _replace(cache, spent, batch)
             batch, spent = [], []
@@ -129,6 +128,8 @@ def _sound(cache: FeatureCache, file: EntryFile, keys: Sequence[str]) -> list[Fe
     for key in keys:
         try:
             found.append(file.read(key))
+        except FileNotFoundError:  # packed meanwhile
+            break
         except DAMAGE:
             cache.damaged += 1
     return found

@@ -31,7 +31,7 @@ from affectgpt_r1.evaluation.predict import (
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
-from affectgpt_r1.perception.cache import feature_cache
+from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
@@ -261,5 +261,5 @@ def _labelled(path: Path) -> tuple[Clip, ...]:
 def _examples(
     clips: Sequence[Clip], source: EncoderSource, data: DataSettings, watch: Watch
 ) -> Examples:
-    found = perceive_clips(clips, source, feature_cache(data.cache), watch.encoding)
+    found = perceive_clips(clips, source, FeatureCache(data.cache), watch.encoding)
     return list(zip(clips, found, strict=True))
