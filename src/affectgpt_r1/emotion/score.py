@@ -354,27 +354,28 @@ def best_constant(
         metric: ew for F, or hit.
     """
     known = {word for words in labels for word in words if lexicon.counts(word)}
+    words = sorted(known, reverse=True)
+    flags = dict(zip(words, _class_flags([[word] for word in words], lexicon, levels), strict=True))
     # Words of equal classes answer equally: the first of them, by the alphabet, stands for all.
-    voices = {
-        tuple(name for level in levels for name in lexicon.classes(word, level)): word
-        for word in sorted(known, reverse=True)
-    }
-    classes = {word: names for names, word in voices.items()}
-    shares = [share for level in levels for share in _class_shares(labels, lexicon, level)]
+    voices = {has.tobytes(): word for word, has in flags.items()}
+    true = _class_flags(labels, lexicon, levels)  # (N, 64, wheels)
+    counts = true.sum(axis=1)  # (N, wheels)
+    recall = true / np.maximum(counts, 1)[:, None]
+    kept = np.maximum((counts > 0).sum(axis=0), 1)  # (wheels,)
+    # Of each class on each wheel: the share of samples that have it, and its mean recall.
+    shares = np.stack([true.sum(axis=0), recall.sum(axis=0)]) / kept  # (2, 64, wheels)
 
     def value(answer: tuple[str, ...]) -> float:
         """The corpus score: with one answer to all, precision and recall are sums over classes."""
-        total = 0.0
-        for place, share in enumerate(shares):
-            # Sorted: the sums are equal in every process, to the last digit.
-            said = sorted({name for word in answer if (name := classes[word][place])})
-            hits = [share.get(name, (0.0, 0.0)) for name in said]
-            hit = sum(p for p, _ in hits)
-            f = _ratio_f(hit / len(said) if said else 0.0, sum(r for _, r in hits))
-            total += f if metric == "ew" else hit
-        return total / len(shares)
+        if not answer:
+            return 0.0
+        said = np.logical_or.reduce([flags[word] for word in answer])
+        hits, recalls = (shares * said).sum(axis=1)  # (wheels,) each
+        precisions = hits / np.maximum(said.sum(axis=0), 1)
+        fs = map(_ratio_f, precisions.tolist(), recalls.tolist())
+        return sum(fs if metric == "ew" else hits.tolist()) / len(hits)
 
-    return search_constant(list(classes), value, max_words)
+    return search_constant(list(voices.values()), value, max_words)
 
 
 def search_constant(
@@ -438,21 +439,9 @@ def _grouped(pairs: Sequence[Pair], group: Callable[[str], str | None]) -> Wheel
     return WheelScore(_ratio_f(precision, recall), precision, recall)
 
 
-def _class_shares(
-    labels: Sequence[Sequence[str]], lexicon: Lexicon, level: int
-) -> list[dict[str | None, tuple[float, float]]]:
-    """On each wheel, for each class: the share of samples that have it, and its mean recall."""
-    rows = [[lexicon.classes(word, level) for word in words] for words in labels]
-    shares = []
-    for wheel in range(WHEELS):
-        kept = [named for row in rows if (named := {word[wheel] for word in row} - {None})]
-        shares.append(
-            {
-                name: (
-                    sum(name in named for named in kept) / len(kept),
-                    sum(1 / len(named) for named in kept if name in named) / len(kept),
-                )
-                for name in set().union(*kept)
-            }
-        )
-    return shares
+def _class_flags(
+    rows: Sequence[Sequence[str]], lexicon: Lexicon, levels: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Which classes each row of words names: (N, 64, wheels of all levels)."""
+    bits = np.concatenate([_class_bits(rows, lexicon, level) for level in levels], axis=1)
+    return (bits[:, None] >> np.arange(64, dtype=np.uint64)[:, None] & np.uint64(1)).astype(bool)
