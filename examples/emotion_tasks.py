@@ -15,7 +15,7 @@ from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.dialogue import QUESTIONS, Mode, Problem, parse_completion, target_text
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import hit_pairs, sample_f
+from affectgpt_r1.emotion.score import hit_rate, sample_f
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow
@@ -143,7 +143,7 @@ def sample_score(row: AnswerRow, rule: Rule, lexicon: Lexicon) -> float | None:
     if rule.metric == "ew":
         return sum(sample_f(labels, words, lexicon, at) for at in rule.levels) / len(rule.levels)
     if rule.metric == "hit":
-        return hit_pairs(kept.pairs, lexicon).hit
+        return hit_rate([labels], [words], lexicon, rule.parser).hit
     intensity = row.labels if isinstance(row.labels, int | float) else 0.0
     return sentiment_scores([intensity], [sentiment_of(words, lexicon)]).accuracy
 

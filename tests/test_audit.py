@@ -11,7 +11,7 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import RewardRecipe, RewardSettings
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.audit import Audited, audit
+from affectgpt_r1.evaluation.rewarding import Audited, audit
 from test_cli import run
 
 CLIPS = [

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from affectgpt_r1.dialogue import QUESTIONS, Mode, parse_completion
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import Pair, hit_pairs, score_pairs, score_sample
+from affectgpt_r1.emotion.score import CorpusScore, Pair, hit_rate, score_corpus, score_sample
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow
@@ -75,11 +75,17 @@ def asked(metric: Metric, samples: Sequence[Pair], figure: str = "score") -> Any
     return UTILS.corpus(items)
 
 
+def corpus(samples: Sequence[Pair]) -> CorpusScore:
+    labels, words = zip(*samples, strict=True)
+    return score_corpus(labels, words, BUILTIN)
+
+
 def ours(metric: Metric, samples: Sequence[Pair]) -> float:
     if metric == "ew":
-        return score_pairs(samples, BUILTIN).f
+        return corpus(samples).f
     if metric == "hit":
-        return hit_pairs(samples, BUILTIN).hit
+        labels, words = zip(*samples, strict=True)
+        return hit_rate(labels, words, BUILTIN).hit
     said = [sentiment_of(words, BUILTIN) for _, words in samples]
     return sentiment_scores([SIGNS[labels[0]] for labels, _ in samples], said).waf
 
@@ -99,13 +105,13 @@ def test_the_score_is_the_corpus_own(metric: Metric, data: st.DataObject) -> Non
 def test_it_is_no_mean_of_the_samples() -> None:
     samples = [(["happy"], ["happy"]), (["sad", "angry"], ["sad"]), (["worried"], ["happy"])]
     own = [score_sample(labels, words) for labels, words in samples]
-    assert asked("ew", samples) == pytest.approx(score_pairs(samples, BUILTIN).f, abs=1e-12)
+    assert asked("ew", samples) == pytest.approx(corpus(samples).f, abs=1e-12)
     assert abs(asked("ew", samples) - sum(own) / 3) > 1e-3
 
 
 def test_what_stands_beside_the_score_is_ours() -> None:
     samples = [(["happy"], ["happy", "qwertyuiop"]), (["sad"], ["angry"]), (["sad"], [])]
-    truth = score_pairs(samples, BUILTIN)
+    truth = corpus(samples)
     for figure in ("coverage", "words_per_answer", "n"):
         assert asked("ew", samples, figure) == pytest.approx(getattr(truth, figure), abs=1e-12)
     assert asked("ew", samples, "without_words") == 1
@@ -133,7 +139,7 @@ def test_no_answer_is_left_out_and_an_empty_one_is_none_of_that() -> None:
 
     assert score([None]) == score([]) == 1.0
     assert score([None], "n") == 1
-    whole = score_pairs([(["happy"], ["happy"]), (["sad"], [])], BUILTIN).f
+    whole = score_corpus([["happy"], ["sad"]], [["happy"], []], BUILTIN).f
     assert score([""]) == score(["<answer></answer>"]) == pytest.approx(whole, abs=1e-12)
     assert (score([""], "n"), score([""], "without_words")) == (2, 1)
     assert math.isnan(UTILS.corpus([UTILS.process_ew(docs[0], [None])["score"]]))
@@ -213,7 +219,7 @@ def test_published_rows_give_what_score_gives(shared_dir: Path) -> None:
     samples = [([row["label"]], list(read_reply(row["prediction"]))) for row in rows]
     answers = [answer_row(str(i), *sample, "hit") for i, sample in enumerate(samples)]
     found = figures(answers, Rule("hit"), BUILTIN)
-    assert found["hit"] == pytest.approx(hit_pairs(samples, BUILTIN).hit, abs=1e-12)
+    assert found["hit"] == pytest.approx(ours("hit", samples), abs=1e-12)
 
 
 def test_manifests_must_be_there_and_labelled(tmp_path: Path) -> None:

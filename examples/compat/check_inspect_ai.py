@@ -25,7 +25,7 @@ from inspect_ai.model import (
 )
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import sample_f, score_pairs
+from affectgpt_r1.emotion.score import sample_f, score_corpus
 from affectgpt_r1.evaluation.unibench import SETS
 from tiny_clips import LABELS, REPLIES, WORDS, set_scores, write_clips, write_manifests
 
@@ -92,7 +92,7 @@ def check_scores(folder: Path) -> float:
     """Five replies: the headline is the corpus' F, a sample's score its own; media are attached."""
     log = run(folder, "ov_mer", {"manifest": str(folder / "ov_mer.jsonl")})
     score, found = figures(log)
-    truth = score_pairs(PAIRS, LEXICON)
+    truth = score_corpus(LABELS, WORDS, LEXICON)
     assert log.results is not None
     assert log.results.headline is not None
     assert (log.results.headline.metric, next(iter(found))) == ("f", "f")
@@ -122,8 +122,8 @@ def check_unanswered(folder: Path) -> None:
     }
     replies = [None if i == UNANSWERED else reply for i, reply in enumerate(REPLIES)]
     score, found = figures(run(folder, "ov_mer", args, replies=replies))
-    answered = [pair for i, pair in enumerate(PAIRS) if i != UNANSWERED]
-    assert abs(found["f"] - score_pairs(answered, LEXICON).f) < 1e-12
+    answered = [None if i == UNANSWERED else words for i, words in enumerate(WORDS)]
+    assert abs(found["f"] - score_corpus(LABELS, answered, LEXICON).f) < 1e-12
     assert (score.scored_samples, score.unscored_samples) == (4, 1)
 
 
@@ -131,7 +131,7 @@ def check_epochs(folder: Path) -> None:
     """Each epoch's answer counts as one more sample."""
     args: dict[str, object] = {"manifest": str(folder / "ov_mer.jsonl")}
     _, found = figures(run(folder, "ov_mer", args, epochs=2))
-    assert abs(found["f"] - score_pairs(PAIRS * 2, LEXICON).f) < 1e-12
+    assert abs(found["f"] - score_corpus(LABELS * 2, WORDS * 2, LEXICON).f) < 1e-12
     assert found["n"] == 10
 
 

@@ -25,7 +25,7 @@ from lmms_eval.protocol import ChatMessages
 from lmms_eval.tasks import TaskManager
 
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import sample_f, score_pairs
+from affectgpt_r1.emotion.score import sample_f, score_corpus
 from affectgpt_r1.evaluation.unibench import SETS
 from tiny_clips import LABELS, REPLIES, WORDS, set_scores, write_clips, write_manifests
 
@@ -97,7 +97,7 @@ def check_scores(folder: Path) -> float:
     """Five replies: the score is the corpus' F; models of the older kind get a path and samples."""
     results, seen = run("ov_mer")
     found = results["results"]["ov_mer"]
-    truth = score_pairs(PAIRS, LEXICON)
+    truth = score_corpus(LABELS, WORDS, LEXICON)
     own = [sample_f(labels, words, LEXICON) for labels, words in PAIRS]
     assert abs(sum(own) / len(own) - truth.f) > 1e-3  # a mean of samples would have been seen
     assert abs(found["score,none"] - truth.f) < 1e-12
@@ -117,7 +117,10 @@ def check_scores(folder: Path) -> float:
 def check_messages(folder: Path) -> None:
     """Models of the newer kind get messages with both files' paths."""
     results, seen = run("ov_mer", is_simple=False)
-    assert abs(results["results"]["ov_mer"]["score,none"] - score_pairs(PAIRS, LEXICON).f) < 1e-12
+    assert (
+        abs(results["results"]["ov_mer"]["score,none"] - score_corpus(LABELS, WORDS, LEXICON).f)
+        < 1e-12
+    )
     clips = str(folder / "clips")
     assert seen[0] == ([], [f"{clips}/0.mp4"], [f"{clips}/0.wav"])
 
@@ -144,7 +147,7 @@ def check_command_line(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     (path,) = (folder / "out").rglob("*_results.json")
     found = json.loads(path.read_text(encoding="utf-8"))["results"]["ov_mer"]
-    truth = score_pairs([(labels, ("sad",)) for labels in LABELS], LEXICON)
+    truth = score_corpus(LABELS, [("sad",)] * len(LABELS), LEXICON)
     assert abs(found["score,none"] - truth.f) < 1e-12
 
 

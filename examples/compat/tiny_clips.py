@@ -10,7 +10,7 @@ import numpy as np
 
 from affectgpt_r1.clips import Clip, write_manifest
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import hit_pairs, score_pairs
+from affectgpt_r1.emotion.score import hit_rate, score_corpus
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.evaluation.unibench import SETS
 from affectgpt_r1_demo.clips import write_mp4
@@ -69,7 +69,7 @@ def set_scores(lexicon: Lexicon) -> dict[str, float]:
     intensities = [signs[sign] for (sign,) in SET_LABELS["sentiment"]]
     said = [sentiment_of(words, lexicon) for words in WORDS]
     return {
-        "ew": score_pairs(list(zip(LABELS, WORDS, strict=True)), lexicon).f,
-        "hit": hit_pairs(list(zip(SET_LABELS["hit"], WORDS, strict=True)), lexicon).hit,
+        "ew": score_corpus(LABELS, WORDS, lexicon).f,
+        "hit": hit_rate(SET_LABELS["hit"], WORDS, lexicon).hit,
         "sentiment": sentiment_scores(intensities, said).waf,
     }

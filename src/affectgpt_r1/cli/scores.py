@@ -127,7 +127,7 @@ def audit(recipe: str, manifest: Path, /, *, overrides: opt.Overrides = None) ->
         manifest: Labelled clips; no media are read.
     """
     from affectgpt_r1.config import RewardRecipe, load_recipe
-    from affectgpt_r1.evaluation.audit import audit
+    from affectgpt_r1.evaluation.rewarding import audit
 
     checked = load_recipe(recipe, RewardRecipe, overrides or ())
     with people.status("searching"):

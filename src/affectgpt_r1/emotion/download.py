@@ -42,12 +42,7 @@ FILES: Mapping[str, tuple[str, str]] = {
 _TIMEOUT_S = 30.0
 
 
-def download(
-    folder: Path,
-    *,
-    source: str = SOURCE,
-    progress: Progress | None = None,
-) -> None:
+def download(folder: Path, *, source: str = SOURCE, progress: Progress | None = None) -> None:
     """Fetch what is missing or differs in a folder; each file appears checked and whole.
 
     Args:

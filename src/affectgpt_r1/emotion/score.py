@@ -11,7 +11,7 @@ that names every class scores 1, so words per answer stand beside it.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +39,18 @@ class WheelScore:
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusScore:
+class RingScore(WheelScore):
+    """F, precision and recall at one ring, means over its wheels; `wheels`: the same, a wheel."""
+
+    wheels: tuple[WheelScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusScore(RingScore):
     """A corpus' score, and what a score cannot say by itself.
 
     Attributes:
-        f, precision, recall: means over the five wheels.
-        wheels: the same, a wheel.
+        f, precision, recall, wheels: as in `RingScore`.
         coverage: share of predicted words that the lexicon knows; None where none were predicted.
         label_coverage: share of the labels that it knows.
         words_per_answer: distinct words.
@@ -53,10 +59,6 @@ class CorpusScore:
         signature: names lexicon, level, parser and release.
     """
 
-    f: float
-    precision: float
-    recall: float
-    wheels: tuple[WheelScore, ...]
     coverage: float | None
     label_coverage: float | None
     words_per_answer: float
@@ -159,7 +161,8 @@ def sample_wheels(
     labels: Sequence[str], words: Sequence[str], lexicon: Lexicon, level: int = 1
 ) -> tuple[float | None, ...]:
     """One answer's F1 on each wheel, None where the wheel knows no label."""
-    true, said = (_union(row, lexicon.codes[level - 1]) for row in (labels, words))
+    codes = lexicon.codes[level - 1]
+    true, said = _union(labels, codes), _union(words, codes)
     return tuple(_wheel_f(true & bits, said & bits) if true & bits else None for bits in _WHEELS)
 
 
@@ -238,8 +241,9 @@ def score_corpus(
     """Score a corpus (METRIC.md, "Score"): means of precision and recall, then F, a wheel.
 
     Args:
-        labels, predictions: of N samples. A prediction of None could not be obtained: it is left
-            out and counted; an empty one is an answer, and scores 0.
+        labels, predictions: of N samples, texts or words; words that were parsed already are read
+            as they are. A prediction of None could not be obtained: it is left out and counted; an
+            empty one is an answer, and scores 0.
         lexicon: None: the built-in one.
         level: 1 inner ring, 2 middle ring.
         parser: reads texts; `reference` for published numbers.
@@ -249,38 +253,18 @@ def score_corpus(
     1.0
     """
     lexicon = lexicon or Lexicon.load()
-    pairs, failed = read_pairs(labels, predictions, parser)
-    cited = signature(lexicon, level, parser=parser, extractor=extractor)
-    return score_pairs(pairs, lexicon, level, failed=failed, cited=cited)
-
-
-def score_pairs(
-    pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1, *, failed: int = 0, cited: str = ""
-) -> CorpusScore:
-    """Score words that are parsed already; see `score_corpus`.
-
-    Args:
-        pairs: of N samples.
-        lexicon, level: as there.
-        failed: samples that were left out because they have no prediction.
-        cited: the signature.
-    """
+    pairs = _read_pairs(labels, predictions, parser)
     found = statistics(pairs, lexicon, level)
     wheels = wheel_means(found, np.ones(len(pairs)))  # (5, 3)
     f, precision, recall = (float(sum(wheels[:, i]) / WHEELS) for i in range(3))
-    unmapped = int(np.isnan(found[:, :, 0]).all(axis=1).sum())
-    distinct = [words if len(words) < 2 else tuple(set(words)) for _, words in pairs]
     return CorpusScore(
         f=f,
         precision=precision,
         recall=recall,
         wheels=tuple(WheelScore(*wheel) for wheel in wheels.tolist()),
-        coverage=share_known(distinct, lexicon),
-        label_coverage=share_known([labels for labels, _ in pairs], lexicon),
-        words_per_answer=sum(map(len, distinct)) / max(len(pairs), 1),
-        n=len(pairs) - unmapped,
-        skipped=reasons({"no label has a class": unmapped, "no prediction": failed}),
-        signature=cited,
+        label_coverage=_share_known([true for true, _ in pairs], lexicon),
+        signature=signature(lexicon, level, parser=parser, extractor=extractor),
+        **_beside(pairs, found, lexicon, len(labels), "no label has a class"),
     )
 
 
@@ -302,28 +286,29 @@ def hit_rate(
     0.5
     """
     lexicon = lexicon or Lexicon.load()
-    pairs, failed = read_pairs(labels, predictions, parser)
-    cited = signature(lexicon, 1, metric="hit", parser=parser, extractor=extractor)
-    return hit_pairs(pairs, lexicon, failed=failed, cited=cited)
-
-
-def hit_pairs(
-    pairs: Sequence[Pair], lexicon: Lexicon, *, failed: int = 0, cited: str = ""
-) -> HitScore:
-    """HIT of words that are parsed already; arguments as in `score_pairs`."""
+    pairs = _read_pairs(labels, predictions, parser)
     found = np.ceil(statistics(pairs, lexicon))  # any class in common is a hit
     wheels = wheel_means(found, np.ones(len(pairs)))[:, 2].tolist()
-    unmapped = int(np.isnan(found[:, :, 0]).all(axis=1).sum())
-    distinct = [set(words) for _, words in pairs]
     return HitScore(
         hit=sum(wheels) / WHEELS,
         wheels=tuple(wheels),
-        coverage=share_known(distinct, lexicon),
-        words_per_answer=sum(map(len, distinct)) / max(len(pairs), 1),
-        n=len(pairs) - unmapped,
-        skipped=reasons({"the label has no class": unmapped, "no prediction": failed}),
-        signature=cited,
+        signature=signature(lexicon, 1, metric="hit", parser=parser, extractor=extractor),
+        **_beside(pairs, found, lexicon, len(labels), "the label has no class"),
     )
+
+
+def _beside(
+    pairs: Sequence[Pair], found: NDArray[np.float64], lexicon: Lexicon, n: int, unscored: str
+) -> dict[str, Any]:
+    """What a score of `n` samples, those without a prediction among them, cannot say by itself."""
+    unmapped = int(np.isnan(found[:, :, 0]).all(axis=1).sum())
+    distinct = [set(words) for _, words in pairs]
+    return {
+        "coverage": _share_known(distinct, lexicon),
+        "words_per_answer": sum(map(len, distinct)) / max(len(pairs), 1),
+        "n": len(pairs) - unmapped,
+        "skipped": reasons({unscored: unmapped, "no prediction": n - len(pairs)}),
+    }
 
 
 def ov_mer_table(
@@ -337,7 +322,7 @@ def ov_mer_table(
     M1 compares base forms, M2 the first wheel word of the first base form (METRIC.md, "Names").
     """
     lexicon = lexicon or Lexicon.load()
-    pairs, _ = read_pairs(labels, predictions, parser)
+    pairs = _read_pairs(labels, predictions, parser)
     table = {
         "M1": _grouped(pairs, lambda word: lexicon.groups(word)[0]),
         "M2": _grouped(pairs, lambda word: lexicon.groups(word)[1]),
@@ -369,27 +354,28 @@ def best_constant(
         metric: ew for F, or hit.
     """
     known = {word for words in labels for word in words if lexicon.counts(word)}
+    words = sorted(known, reverse=True)
+    flags = dict(zip(words, _class_flags([[word] for word in words], lexicon, levels), strict=True))
     # Words of equal classes answer equally: the first of them, by the alphabet, stands for all.
-    voices = {
-        tuple(name for level in levels for name in lexicon.classes(word, level)): word
-        for word in sorted(known, reverse=True)
-    }
-    classes = {word: names for names, word in voices.items()}
-    shares = [share for level in levels for share in _class_shares(labels, lexicon, level)]
+    voices = {has.tobytes(): word for word, has in flags.items()}
+    true = _class_flags(labels, lexicon, levels)  # (N, 64, wheels)
+    counts = true.sum(axis=1)  # (N, wheels)
+    recall = true / np.maximum(counts, 1)[:, None]
+    kept = np.maximum((counts > 0).sum(axis=0), 1)  # (wheels,)
+    # Of each class on each wheel: the share of samples that have it, and its mean recall.
+    shares = np.stack([true.sum(axis=0), recall.sum(axis=0)]) / kept  # (2, 64, wheels)
 
     def value(answer: tuple[str, ...]) -> float:
         """The corpus score: with one answer to all, precision and recall are sums over classes."""
-        total = 0.0
-        for place, share in enumerate(shares):
-            # Sorted: the sums are equal in every process, to the last digit.
-            said = sorted({name for word in answer if (name := classes[word][place])})
-            hits = [share.get(name, (0.0, 0.0)) for name in said]
-            hit = sum(p for p, _ in hits)
-            f = _ratio_f(hit / len(said) if said else 0.0, sum(r for _, r in hits))
-            total += f if metric == "ew" else hit
-        return total / len(shares)
+        if not answer:
+            return 0.0
+        said = np.logical_or.reduce([flags[word] for word in answer])
+        hits, recalls = (shares * said).sum(axis=1)  # (wheels,) each
+        precisions = hits / np.maximum(said.sum(axis=0), 1)
+        fs = map(_ratio_f, precisions.tolist(), recalls.tolist())
+        return sum(fs if metric == "ew" else hits.tolist()) / len(hits)
 
-    return search_constant(list(classes), value, max_words)
+    return search_constant(list(voices.values()), value, max_words)
 
 
 def search_constant(
@@ -409,23 +395,22 @@ def search_constant(
     return best, value(best)
 
 
-def read_pairs(
+def _read_pairs(
     labels: Sequence[Answer], predictions: Sequence[Answer], parser: Parser
-) -> tuple[list[Pair], int]:
-    """Words of both sides, without the samples that have no prediction; and how many those are.
+) -> list[Pair]:
+    """Words of both sides, without the samples that have no prediction.
 
     Raises:
         ValueError: not as many predictions as labels.
     """
-    pairs: list[Pair] = [
+    return [
         (read_words(true, parser), read_words(said, parser))
         for true, said in zip(labels, predictions, strict=True)
         if said is not None
     ]
-    return pairs, len(predictions) - len(pairs)
 
 
-def share_known(answers: Sequence[Collection[str]], lexicon: Lexicon) -> float | None:
+def _share_known(answers: Sequence[Collection[str]], lexicon: Lexicon) -> float | None:
     """Share of the answers' words that the lexicon knows; None of none."""
     total = sum(map(len, answers))
     known = sum(map(lexicon.rows.__contains__, chain.from_iterable(answers)))
@@ -449,28 +434,14 @@ def _grouped(pairs: Sequence[Pair], group: Callable[[str], str | None]) -> Wheel
         said = {group(word) for word in words} - {None}
         if true:
             hits = len(true & said)
-            ratios.append((hits / len(said) if said else 0.0, hits / len(true)))
-    if not ratios:
-        return WheelScore(0.0, 0.0, 0.0)
-    precision, recall = np.mean(ratios, axis=0).tolist()
+            ratios.append((hits / max(len(said), 1), hits / len(true)))
+    precision, recall = np.mean(ratios or [(0.0, 0.0)], axis=0).tolist()
     return WheelScore(_ratio_f(precision, recall), precision, recall)
 
 
-def _class_shares(
-    labels: Sequence[Sequence[str]], lexicon: Lexicon, level: int
-) -> list[dict[str | None, tuple[float, float]]]:
-    """On each wheel, for each class: the share of samples that have it, and its mean recall."""
-    rows = [[lexicon.classes(word, level) for word in words] for words in labels]
-    shares = []
-    for wheel in range(WHEELS):
-        kept = [named for row in rows if (named := {word[wheel] for word in row} - {None})]
-        shares.append(
-            {
-                name: (
-                    sum(name in named for named in kept) / len(kept),
-                    sum(1 / len(named) for named in kept if name in named) / len(kept),
-                )
-                for name in set().union(*kept)
-            }
-        )
-    return shares
+def _class_flags(
+    rows: Sequence[Sequence[str]], lexicon: Lexicon, levels: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Which classes each row of words names: (N, 64, wheels of all levels)."""
+    bits = np.concatenate([_class_bits(rows, lexicon, level) for level in levels], axis=1)
+    return (bits[:, None] >> np.arange(64, dtype=np.uint64)[:, None] & np.uint64(1)).astype(bool)

@@ -70,16 +70,28 @@ def mean_of(several: Sequence[Statistic]) -> Statistic:
     return lambda weights: np.mean([statistic(weights) for statistic in several], axis=0)
 
 
-def ew_statistic(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> Statistic:
-    """The corpus F of answers to N samples; labels and words as the parser returns them."""
-    found = statistics(pairs, lexicon, level)
-    return lambda weights: wheel_means(found, weights)[..., 0].sum(axis=-1) / WHEELS
+def ew_statistic(
+    pairs: Sequence[Pair], lexicon: Lexicon, levels: Sequence[int] = (1,)
+) -> Statistic:
+    """The corpus F of answers to N samples, or the mean of both rings'.
+
+    Args:
+        pairs: labels and words as the parser returns them.
+        lexicon: words to classes.
+        levels: the rings.
+    """
+    return mean_of([_over_wheels(statistics(pairs, lexicon, level), 0) for level in levels])
 
 
 def hit_statistic(pairs: Sequence[Pair], lexicon: Lexicon) -> Statistic:
     """HIT of answers to N samples."""
     found = np.ceil(statistics(pairs, lexicon))  # any class in common is a hit
-    return lambda weights: wheel_means(found, weights)[..., 2].sum(axis=-1) / WHEELS
+    return _over_wheels(found, 2)
+
+
+def _over_wheels(found: NDArray[np.float64], figure: int) -> Statistic:
+    """The mean over the wheels of F (0), precision (1) or recall (2)."""
+    return lambda weights: wheel_means(found, weights)[..., figure].sum(axis=-1) / WHEELS
 
 
 def waf_statistic(labels: Sequence[float], sentiments: Sequence[str]) -> Statistic:
@@ -97,13 +109,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
-        corrected[i] = largest
-    return corrected
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, scaled))
+    return list(map(float, corrected))
 
 
 @lru_cache(maxsize=1)

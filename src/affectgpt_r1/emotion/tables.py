@@ -127,13 +127,8 @@ def _cached(
         pass
     except (OSError, ValueError, KeyError, TypeError):
         _log.warning("%s is not readable; the lexicon is compiled anew", path)
-    bases, nearest, wheels, polarity = compiled()
-    packed: dict[str, Any] = {
-        "bases": {form: sorted(found) for form, found in bases.items()},
-        "nearest": {base: sorted(words) for base, words in nearest.items()},
-        "wheels": wheels,
-        "polarity": polarity,
-    }
+    parts = dict(zip(("bases", "nearest", "wheels", "polarity"), compiled(), strict=True))
+    packed = json.loads(json.dumps(parts, default=sorted))  # sets become sorted lists
     packed["hash"] = hashlib.sha256(json.dumps(packed, sort_keys=True).encode()).hexdigest()[:8]
     packed["names"], packed["classes"] = _classes(packed)
     try:

@@ -8,25 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+
 from affectgpt_r1.clips import Clip
+from affectgpt_r1.emotion import significance
+from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import Pair, WheelScore, best_constant, score_pairs, signature
-from affectgpt_r1.emotion.significance import (
-    Interval,
-    Statistic,
-    bootstrap,
-    difference,
-    ew_statistic,
-    mean_of,
-)
+from affectgpt_r1.emotion.score import Pair, RingScore, WheelScore, best_constant, score_corpus
+from affectgpt_r1.emotion.significance import Interval, Statistic
 from affectgpt_r1.errors import InputError
-
-
-@dataclass(frozen=True, slots=True)
-class RingScore(WheelScore):
-    """F, precision and recall at one ring of the wheels; `wheels`: the same, a wheel."""
-
-    wheels: tuple[WheelScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +28,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(WheelScore):
     """What is to be said of a set of answers; its JSON object has these keys in this order.
 
     Attributes:
@@ -56,9 +46,6 @@ class Evaluation:
         signature: of the score; both rings' where it is their mean.
     """
 
-    f: float
-    precision: float
-    recall: float
     interval: Interval
     by_level: tuple[RingScore, ...]
     constant: Constant
@@ -93,11 +80,6 @@ class Evaluation:
         return [(name, value, bounds) for name, value, bounds in rows if value is not None]
 
 
-def f_statistic(pairs: Sequence[Pair], lexicon: Lexicon, levels: Sequence[int]) -> Statistic:
-    """The mean F of the rings as a function of the samples' weights."""
-    return mean_of([ew_statistic(pairs, lexicon, level) for level in levels])
-
-
 def evaluate_words(
     pairs: Sequence[Pair],
     groups: Sequence[str],
@@ -105,7 +87,7 @@ def evaluate_words(
     levels: Sequence[int] = (1,),
     *,
     baseline: Sequence[Sequence[str]] | None = None,
-    cited: str | None = None,
+    parser: Parser = "robust",
 ) -> Evaluation:
     """Evaluate answers.
 
@@ -115,7 +97,7 @@ def evaluate_words(
         lexicon: words to classes.
         levels: one ring, or both, whose F are averaged.
         baseline: another system's words for the same samples.
-        cited: the signature; None: that of words which no extractor took out of prose.
+        parser: which parser that was.
 
     Raises:
         InputError: there is nothing to score.
@@ -123,30 +105,30 @@ def evaluate_words(
     if not pairs:
         raise InputError("no labelled sample to score: give predictions whose ids have labels")
     labels, words = zip(*pairs, strict=True)
-    own = f_statistic(pairs, lexicon, levels)
-    rings = [score_pairs(pairs, lexicon, level) for level in levels]
+    rings = [score_corpus(labels, words, lexicon, level, parser) for level in levels]
 
-    def f_of(answers: Sequence[Sequence[str]]) -> float:
-        given = list(zip(labels, answers, strict=True))
-        return fmean(score_pairs(given, lexicon, level).f for level in levels)
+    def f_of(answers: Sequence[Sequence[str]]) -> Statistic:
+        return significance.ew_statistic(list(zip(labels, answers, strict=True)), lexicon, levels)
 
-    def above(answers: Sequence[Sequence[str]]) -> Interval:
-        other = f_statistic(list(zip(labels, answers, strict=True)), lexicon, levels)
-        return bootstrap(difference(own, other), groups)
+    def above(other: Statistic) -> Interval:
+        return significance.bootstrap(significance.difference(own, other), groups)
 
+    own, once = f_of(words), np.ones(len(pairs))
+    other = None if baseline is None else f_of(baseline)
     constant = Constant(*best_constant(labels, lexicon, levels))
+    always = f_of([constant.words] * len(words))
     first = rings[0]  # coverage and the like are the same at both rings
     return Evaluation(
         f=fmean(ring.f for ring in rings),
         precision=fmean(ring.precision for ring in rings),
         recall=fmean(ring.recall for ring in rings),
-        interval=bootstrap(own, groups),
+        interval=significance.bootstrap(own, groups),
         by_level=tuple(RingScore(r.f, r.precision, r.recall, r.wheels) for r in rings),
         constant=constant,
-        over_constant=above([constant.words] * len(words)),
-        baseline=None if baseline is None else f_of(baseline),
-        over_baseline=None if baseline is None else above(baseline),
-        ceiling=f_of(labels),
+        over_constant=above(always),
+        baseline=float(other(once)) if other else None,
+        over_baseline=above(other) if other else None,
+        ceiling=float(f_of(labels)(once)),
         coverage=first.coverage,
         label_coverage=first.label_coverage,
         words_per_answer=first.words_per_answer,
@@ -155,7 +137,7 @@ def evaluate_words(
         groups=len(set(groups)),
         n=first.n,
         skipped=first.skipped,
-        signature=cited or " + ".join(signature(lexicon, level) for level in levels),
+        signature=" + ".join(ring.signature for ring in rings),
     )
 
 

@@ -85,22 +85,6 @@ class Prediction:
     labels: tuple[str, ...] | float | None = None
 
 
-def model_folder(folder: Path) -> Path:
-    """A model folder, or the final model of a run folder.
-
-    Raises:
-        ModelFolderError: neither is there.
-    """
-    if not (folder / "config.json").is_file() and (folder / "recipe.yaml").is_file():
-        if not (folder / "model" / "config.json").is_file():
-            raise ModelFolderError(
-                f"the run in {folder} is not finished: start it again to go on, or name one of "
-                "its checkpoints"
-            )
-        return folder / "model"
-    return folder
-
-
 def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     """Load a model folder (or a finished run folder); its encoders wait until they are needed.
 
@@ -109,10 +93,16 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
         profile: the profile it must be of; None: any.
 
     Raises:
-        ModelFolderError: missing, incomplete or of another profile.
+        ModelFolderError: missing, incomplete or of another profile; or a run that is not finished.
         MissingFileError: frozen weights are not on this machine.
     """
-    folder = model_folder(folder)
+    if not (folder / "config.json").is_file() and (folder / "recipe.yaml").is_file():
+        run, folder = folder, folder / "model"
+        if not (folder / "config.json").is_file():
+            raise ModelFolderError(
+                f"the run in {run} is not finished: start it again to go on, or name one of "
+                "its checkpoints"
+            )
     config = read_config(folder)
     if config.profile not in PROFILES:
         raise ModelFolderError(
@@ -126,8 +116,7 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
     nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
-    source = encoders_of(config)
-    return Predictor(model, load_processor(folder), source, signature)
+    return Predictor(model, load_processor(folder), encoders_of(config), signature)
 
 
 def perceive_clips(

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
+from operator import eq
 from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
 from affectgpt_r1.asking import Progress, Server
+from affectgpt_r1.emotion import significance
 from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import Parser, read_words
@@ -23,24 +25,17 @@ from affectgpt_r1.emotion.score import (
     Answer,
     Pair,
     best_constant,
-    hit_pairs,
+    hit_rate,
     reasons,
     sample_f,
     sample_wheels,
     signature,
 )
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
-from affectgpt_r1.emotion.significance import (
-    Statistic,
-    bootstrap,
-    difference,
-    hit_statistic,
-    holm,
-    waf_statistic,
-)
+from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
-from affectgpt_r1.evaluation.evaluate import evaluate_words, f_statistic
+from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole
 
@@ -114,10 +109,7 @@ def rule_of(
 
 
 def read_predictions(
-    rows: Sequence[AnswerRow],
-    rule: Rule,
-    lexicon: Lexicon,
-    progress: Progress | None = None,
+    rows: Sequence[AnswerRow], rule: Rule, lexicon: Lexicon, progress: Progress | None = None
 ) -> list[AnswerRow]:
     """Rows with the words, and for the sentiment metric the sentiments, that a rule finds.
 
@@ -172,6 +164,12 @@ class Kept:
         """Of the rows."""
         return [row.group for row in self.rows]
 
+    @property
+    def truths(self) -> list[object]:
+        """Labels as they are scored: words, or a number where there are none."""
+        both = zip(self.rows, self.pairs, strict=True)
+        return [labels or row.labels for row, (labels, _) in both]
+
 
 def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     """Parse rows for a metric.
@@ -223,6 +221,7 @@ def score_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     row_of = {"ew": _ew_row, "hit": _hit_row, "sentiment": _sentiment_row}[rule.metric]
     row = row_of(kept, rule, lexicon)
     row["skipped"] |= reasons({"no prediction": kept.failed})
+    row["signature"] = cited(kept, rule, lexicon)
     return row
 
 
@@ -253,15 +252,16 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
 
 
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    name = cited(kept, rule, lexicon)
-    row = json_row(evaluate_words(kept.pairs, kept.groups, lexicon, rule.levels, cited=name))
+    found = evaluate_words(kept.pairs, kept.groups, lexicon, rule.levels, parser=rule.parser)
+    row = json_row(found)
     del row["baseline"], row["over_baseline"]
     return row
 
 
 def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    score = hit_pairs(kept.pairs, lexicon, cited=cited(kept, rule, lexicon))
-    words, hit = best_constant([labels for labels, _ in kept.pairs], lexicon, metric="hit")
+    labels, said = zip(*kept.pairs, strict=True)
+    score = hit_rate(labels, said, lexicon, rule.parser)
+    words, hit = best_constant(labels, lexicon, metric="hit")
     return {
         "hit": score.hit,
         "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
@@ -272,12 +272,17 @@ def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
 
 
 def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    labels = _intensities(kept)
+    labels, words = _intensities(kept), [words for _, words in kept.pairs]
     score = sentiment_scores(labels, _sentiments(kept, lexicon))
     signs = ("positive", "negative")
     by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in signs}
     best = max(signs, key=lambda sign: by_sign[sign])
     given = [row.sentiment for row in kept.rows]
+    by_polarity = None  # where sentiments and words are given: what the lexicon makes of the words
+    if None not in given and all(words):
+        polar = [sentiment_of(answer, lexicon) for answer in words]
+        agreement = sum(map(eq, polar, given)) / len(given)
+        by_polarity = {"agreement": agreement, "waf": sentiment_scores(labels, polar).waf}
     return {
         "waf": score.waf,
         "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
@@ -285,26 +290,13 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
         "constant": {"sentiment": best, "waf": by_sign[best]},
         **json_row(score),
         "sentiments_given": len(given) - given.count(None),
-        "sentiments_of_no_kind": sum(
-            sentiment not in (None, "positive", "negative", "neutral") for sentiment in given
-        ),
+        "sentiments_of_no_kind": sum(said not in (None, *signs, "neutral") for said in given),
         "without_polarity": sum(
-            sentiment is None and not any(map(lexicon.polarity, words))
-            for sentiment, (_, words) in zip(given, kept.pairs, strict=True)
+            said is None and not any(map(lexicon.polarity, answer))
+            for said, answer in zip(given, words, strict=True)
         ),
-        "by_polarity": _by_polarity(kept, labels, lexicon),
-        "signature": cited(kept, rule, lexicon),
+        "by_polarity": by_polarity,
     }
-
-
-def _by_polarity(kept: Kept, labels: Sequence[float], lexicon: Lexicon) -> dict[str, float] | None:
-    """Where sentiments and words are given: what the lexicon would have made of the words."""
-    given = [(row.sentiment, words) for row, (_, words) in zip(kept.rows, kept.pairs, strict=True)]
-    if any(sentiment is None or not words for sentiment, words in given):
-        return None
-    said = [sentiment_of(words, lexicon) for _, words in given]
-    agreement = sum(a == b for a, (b, _) in zip(said, given, strict=True)) / len(given)
-    return {"agreement": agreement, "waf": sentiment_scores(labels, said).waf}
 
 
 def _intensities(kept: Kept) -> list[float]:
@@ -321,10 +313,10 @@ def _sentiments(kept: Kept, lexicon: Lexicon) -> list[str]:
 def statistic_of(kept: Kept, rule: Rule, lexicon: Lexicon) -> Statistic:
     """The metric as a function of the samples' weights."""
     if rule.metric == "ew":
-        return f_statistic(kept.pairs, lexicon, rule.levels)
+        return significance.ew_statistic(kept.pairs, lexicon, rule.levels)
     if rule.metric == "hit":
-        return hit_statistic(kept.pairs, lexicon)
-    return waf_statistic(_intensities(kept), _sentiments(kept, lexicon))
+        return significance.hit_statistic(kept.pairs, lexicon)
+    return significance.waf_statistic(_intensities(kept), _sentiments(kept, lexicon))
 
 
 def compare(
@@ -343,7 +335,7 @@ def compare(
     for name, other in others.items():
         left, right = _paired(one, other, name)
         sides = [statistic_of(side, rule, lexicon) for side in (left, right)]
-        interval = bootstrap(difference(*sides), left.groups)
+        interval = bootstrap(significance.difference(*sides), left.groups)
         if not isnan(interval.p):
             known[len(rows)] = interval.p
         rows.append(
@@ -356,33 +348,29 @@ def compare(
                 "signature": cited(right, rule, lexicon),
             }
         )
-    corrected = dict(zip(known, holm(list(known.values())), strict=True))
+    corrected = dict(zip(known, significance.holm(list(known.values())), strict=True))
     return [{**row, "p": known.get(i), "p_holm": corrected.get(i)} for i, row in enumerate(rows)]
 
 
 def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
     """The samples that both answered, in one order."""
-    left, right = _by_id(one), _by_id(other)
-    common = [sample for sample in left if sample in right]
+    answered = {row.id for row in other.rows}
+    common = [row.id for row in one.rows if row.id in answered]
     if not common:
         raise InputError(f"{name} answers none of the samples: compare systems on the same ids")
-    for sample in common:
-        # Labels as they are scored: words, or a number where there are none.
-        truths = [labels or row.labels for row, (labels, _) in (left[sample], right[sample])]
-        if truths[0] != truths[1]:
+    left, right = _part(one, common), _part(other, common)
+    for sample, true, others in zip(common, left.truths, right.truths, strict=True):
+        if true != others:
             raise InputError(
                 f"{name} has other labels for {sample!r}: compare systems on the same data"
             )
-
-    def part(kept: Kept, samples: Mapping[str, tuple[AnswerRow, Pair]]) -> Kept:
-        rows, pairs = zip(*[samples[sample] for sample in common], strict=True)
-        return replace(kept, rows=rows, pairs=pairs)
-
-    return part(one, left), part(other, right)
+    return left, right
 
 
-def _by_id(kept: Kept) -> dict[str, tuple[AnswerRow, Pair]]:
-    return {row.id: (row, pair) for row, pair in zip(kept.rows, kept.pairs, strict=True)}
+def _part(kept: Kept, ids: Sequence[str]) -> Kept:
+    by_id = {row.id: (row, pair) for row, pair in zip(kept.rows, kept.pairs, strict=True)}
+    rows, pairs = zip(*[by_id[name] for name in ids], strict=True)
+    return replace(kept, rows=rows, pairs=pairs)
 
 
 def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:

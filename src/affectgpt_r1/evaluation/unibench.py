@@ -39,12 +39,7 @@ SETS: Mapping[str, BenchSet] = {
     "chsimsv2": BenchSet("CH-SIMS v2", "sentiment", 1034),
     "ovmerdplus": BenchSet("OV-MERD+", "ew", 532),
 }
-_ALIASES = {
-    "iemocap4": "iemocap",
-    "iemocapfour": "iemocap",
-    "sims": "chsims",
-    "simsv2": "chsimsv2",
-}
+_ALIASES = {"iemocap4": "iemocap", "iemocapfour": "iemocap", "sims": "chsims", "simsv2": "chsimsv2"}
 
 
 @dataclass(frozen=True, slots=True)
