@@ -20,7 +20,7 @@ from affectgpt_r1.clips import Clip, read_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_pairs
+from affectgpt_r1.emotion.score import score_corpus
 from affectgpt_r1.errors import InputError, TrainingError
 from affectgpt_r1.evaluation.predict import (
     Predictor,
@@ -163,8 +163,7 @@ def _held_out(
         predictor.model.eval()
         said = [answer.words for answer in predict(predictor, clips, features, mode=mode)]
         predictor.model.train()
-        labels = [clip.labels or () for clip in clips]
-        return score_pairs(list(zip(labels, said, strict=True)), lexicon).f
+        return score_corpus([clip.labels or () for clip in clips], said, lexicon).f
 
     return f
 
