@@ -204,6 +204,25 @@ def test_sharding_wants_several_processes_and_no_drawing_again(place: Path) -> N
         assert said in done.stderr
 
 
+@pytest.mark.parametrize(("gpus", "name"), [(1, "full-{}"), (2, "full-8gpu-{}")])
+def test_the_recipes_for_gpus_run_with_another_profile_in_its_place(
+    place: Path, gpus: int, name: str
+) -> None:
+    for stage in ("cold-start", "grpo"):
+        words = command(place, f"{stage}-{gpus}gpu", gpus, "optimizer.max_steps=1")
+        here = words.index(f"nano-{stage}")
+        words[here] = name.format(stage)
+        words[here + 1 : here + 1] = ["--set=profile=nano", "--set=data.test=null"]
+        if stage == "cold-start":
+            words.append("--set=lora.rank=4")
+        else:
+            words.append("--set=lexicon={name: builtin}")
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert len(lines(place / f"{stage}-{gpus}gpu")) == 1
+
+
 def test_a_last_batch_that_does_not_share_out_stalls_nobody(place: Path) -> None:
     rows = train(place, "odd", 2, "optimizer.batch_size=3", "optimizer.epochs=2.0")
     assert len(rows) == 4
