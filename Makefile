@@ -31,7 +31,7 @@ test: env
 
 # The long checks at their full counts; `make test` takes samples of them.
 stress: env
-	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py tests/test_perception_reward.py tests/test_encode.py
+	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py tests/test_perception_reward.py tests/test_encode.py tests/fault
 
 lint: env
 	$(BIN)/ruff check .

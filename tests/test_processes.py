@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file
 
 from affectgpt_r1.clips import Clip, write_manifest
 from affectgpt_r1.training.checkpoints import fault, newest
+from forked import free_port, together
 from test_media import write_sound, write_video
 
 WORDS = ("happy", "sad", "angry", "afraid")
@@ -54,21 +54,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, name: str, processes: int, *settings: str) -> list[str]:
+def command(folder: Path, name: str, *settings: str) -> list[str]:
     stage = "grpo" if name.startswith("grpo") else "cold-start"
     own = (
         (f"model={folder / 'start'}", "rewards.format=0", "loss_type=dapo")
         if stage == "grpo"
         else ("run.save_steps=1000",)
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    together += [f"--master_port={port}", "-m"] if processes > 1 else []
     return [
-        *(sys.executable, *(together if processes > 1 else ["-m"])),
-        *("affectgpt_r1.cli", "train", stage, f"nano-{stage}"),
+        *("train", stage, f"nano-{stage}"),
         *(
             f"--set={setting}"
             for setting in (
@@ -82,17 +76,23 @@ def command(folder: Path, name: str, processes: int, *settings: str) -> list[str
     ]
 
 
+def launched(words: list[str], processes: int) -> list[str]:
+    """A command as a user gives it: by itself, or under torchrun."""
+    by = ["torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={free_port()}"]
+    return [
+        sys.executable,
+        "-m",
+        *([*by, "-m"] if processes > 1 else []),
+        "affectgpt_r1.cli",
+        *words,
+    ]
+
+
 def train(folder: Path, name: str, processes: int, *settings: str) -> list[dict[str, Any]]:
     """Run to the end; the metrics."""
-    done = subprocess.run(
-        command(folder, name, processes, *settings),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-9000:]
+    said = folder / f"{name}.err"
+    status = together(command(folder, name, *settings), said, processes)
+    assert status == 0, said.with_suffix(".0").read_text()[-4000:]
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -135,12 +135,9 @@ def test_two_processes_reinforce_as_one_does_though_a_group_on_one_teaches_nothi
 
 def test_a_sharded_model_has_the_losses_gradients_and_completions_of_a_whole_one() -> None:
     here = Path(__file__).parent
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    words = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     done = subprocess.run(
-        [sys.executable, *together, str(here / "sharded_worker.py")],
+        [sys.executable, *words, str(here / "sharded_worker.py")],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
         capture_output=True,
         text=True,
@@ -162,7 +159,7 @@ def test_two_processes_with_a_part_of_the_weights_each_tune_as_one_does(place: P
     two = train(place, "sharded", 2, *parts, *steps)
     for alone, shared in zip(one, two, strict=True):
         for figure in ("loss", "grad_norm"):
-            assert shared[figure] == pytest.approx(alone[figure], rel=2e-5)
+            assert shared[figure] == pytest.approx(alone[figure], rel=1e-5)
     mine, theirs = dict(weights(place / "whole")), dict(weights(place / "sharded"))
     assert mine.keys() == theirs.keys()
     assert np.mean([np.abs(mine[name] - theirs[name]).mean() for name in mine]) < 1e-6
@@ -198,10 +195,9 @@ def test_sharding_wants_several_processes_and_no_drawing_again(place: Path) -> N
         (("run.shard=true",), "needs several processes"),
         (("run.shard=true", "rollout.max_resamples=2"), "rollout.max_resamples"),
     ):
-        words = command(place, "grpo-refused", 1, *settings)
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 2
-        assert said in done.stderr
+        heard = place / "refused.err"
+        assert together(command(place, "grpo-refused", *settings), heard) == 2
+        assert said in heard.with_suffix(".0").read_text()
 
 
 @pytest.mark.parametrize(("gpus", "name"), [(1, "full-{}"), (2, "full-8gpu-{}")])
@@ -209,7 +205,7 @@ def test_the_recipes_for_gpus_run_with_another_profile_in_its_place(
     place: Path, gpus: int, name: str
 ) -> None:
     for stage in ("cold-start", "grpo"):
-        words = command(place, f"{stage}-{gpus}gpu", gpus, "optimizer.max_steps=1")
+        words = command(place, f"{stage}-{gpus}gpu", "optimizer.max_steps=1")
         here = words.index(f"nano-{stage}")
         words[here] = name.format(stage)
         words[here + 1 : here + 1] = ["--set=profile=nano", "--set=data.test=null"]
@@ -217,9 +213,8 @@ def test_the_recipes_for_gpus_run_with_another_profile_in_its_place(
             words.append("--set=lora.rank=4")
         else:
             words.append("--set=lexicon={name: builtin}")
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
+        said = place / f"{stage}.err"
+        assert together(words, said, gpus) == 0, said.with_suffix(".0").read_text()[-4000:]
         assert len(lines(place / f"{stage}-{gpus}gpu")) == 1
 
 
@@ -232,8 +227,9 @@ def test_a_last_batch_that_does_not_share_out_stalls_nobody(place: Path) -> None
 def begun(place: Path, name: str, processes: int, *settings: str) -> subprocess.Popen[str]:
     """A long run that has made its first six updates."""
     run = subprocess.Popen(
-        command(
-            place, name, processes, "optimizer.max_steps=100000", "run.save_steps=5", *settings
+        launched(
+            command(place, name, "optimizer.max_steps=100000", "run.save_steps=5", *settings),
+            processes,
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -276,12 +272,8 @@ def test_a_run_that_is_asked_to_end_saves_says_how_to_go_on_and_exits_143(
 def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(place: Path) -> None:
     run = begun(place, "held", 1, "optimizer.batch_size=2")
     try:
-        words = command(
-            place,
-            "held",
-            1,
-            *("optimizer.max_steps=100000", "run.save_steps=5", "optimizer.batch_size=2"),
-        )
+        settings = ("optimizer.max_steps=100000", "run.save_steps=5", "optimizer.batch_size=2")
+        words = launched(command(place, "held", *settings), 1)
         second = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
         assert second.returncode == 2
         assert "another run is at work there" in " ".join(second.stderr.split())

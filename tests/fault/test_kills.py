@@ -7,11 +7,9 @@ work that can be lost. `make stress` kills 32 times, `make test` five times.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,34 +19,18 @@ import numpy as np
 import pytest
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from forked import begin
 from test_media import write_sound, write_video
 
 WORDS = ("happy", "sad", "angry", "afraid")
 STRESS = "AFFECTGPT_R1_STRESS" in os.environ
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["affectgpt_r1.cli", "affectgpt_r1.training.run", "affectgpt_r1.perception.encode"]
-)
-
 Outcome = dict[str, bytes]
-
-
-def command(words: list[str]) -> None:
-    """The command line, in a process of its own."""
-    from affectgpt_r1 import cli
-
-    os.environ["OMP_NUM_THREADS"] = "1"
-    sys.argv = ["affectgpt-r1", *words]
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    cli.main()
 
 
 def run(words: list[str]) -> float:
     """Undisturbed; how long it took."""
     began = time.monotonic()
-    child = FORKS.Process(target=command, args=(words,))
-    child.start()
+    child = begin(words)
     child.join(300)
     assert child.exitcode == 0, words
     return time.monotonic() - began
@@ -64,8 +46,7 @@ def killed(
     clear()
     draw = random.Random(len(words[0]))
     while kills:
-        child = FORKS.Process(target=command, args=(words,))
-        child.start()
+        child = begin(words)
         child.join(draw.uniform(0.1, 0.9) * took_s)
         if child.exitcode is None:
             child.kill()
@@ -169,3 +150,19 @@ def test_predictions_killed_at_any_moment_are_the_same_to_the_byte(place: Path) 
     assert len(first["out"].splitlines()) == 40
     assert others
     assert all(other == first for other in others)
+
+
+def test_a_file_of_other_predictions_is_not_gone_on_with(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "said.jsonl"
+    words = [f"--model={place / 'start'}", f"--cache={place / 'features'}", f"--out={out}"]
+    run(["predict", str(place / "clips.jsonl"), *words])
+    whole = out.read_bytes()
+    out.write_bytes(whole + b'{"id": "torn')
+    run(["predict", str(place / "clips.jsonl"), *words])
+    assert out.read_bytes() == whole
+    for spoilt in (b"no JSON\n", whole.replace(b"clip0", b"clip9"), b"[]\n"):
+        out.write_bytes(spoilt)
+        child = begin(["predict", str(place / "clips.jsonl"), *words])
+        child.join(60)
+        assert child.exitcode == 2
+        assert out.read_bytes() == spoilt
