@@ -214,8 +214,7 @@ class RunTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = whole(super()._get_grad_norm(model, grad_norm))
-        # A loss that is no number anywhere makes the gradient none everywhere.
-        self.check_finite(loss=self._tr_loss, gradient=norm)
+        self.check_finite(loss=self.accelerator.reduce(self._tr_loss, "mean"), gradient=norm)
         return norm
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
