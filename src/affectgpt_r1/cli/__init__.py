@@ -58,12 +58,15 @@ def doctor() -> dict[str, str]:
     """Say what is installed, what is missing, and the command that fetches it."""
     from affectgpt_r1.evaluation.doctor import examine
 
-    findings = examine()
-    for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[yellow]--[/]"
-        hint = f": {escape(finding.mend)}" if finding.mend else ""
-        people.print(f"{mark} {escape(finding.name)} {escape(finding.value)}{hint}")
-    return {finding.name: finding.value for finding in findings}
+    found = {}
+    for finding in examine():
+        found[finding.name] = finding.value
+        mark, hint = "[green]ok[/]", ""
+        if finding.mend:
+            mark, hint = "[yellow]--[/]", f": {escape(finding.mend)}"
+        line = f"{mark} {escape(finding.name)}: {escape(finding.value)}{hint}"
+        people.print(line, highlight=False, soft_wrap=True)  # a command in it can be copied
+    return found
 
 
 def version() -> dict[str, str]:

