@@ -11,10 +11,8 @@ from pathlib import Path, PosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from numpy._core.multiarray import _reconstruct
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -31,12 +29,12 @@ from affectgpt_r1.perception.pretrained import loading
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, MicroBatch, Rollout
-from affectgpt_r1.training.trainer import RunTrainer
+from affectgpt_r1.training.trainer import RunTrainer, recast
 
 #: What a saved update consists of; a file that names anything else is refused unread.
 _HELD: list[Any] = [
     *(Clip, Completion, Features, MediaFlag, MicroBatch, Problem, RewardBreakdown, Rollout, Sample),
-    *(PosixPath, frozenset, np.ndarray, np.dtype, np.dtypes.Float32DType, _reconstruct),
+    *(PosixPath, frozenset),
 ]
 
 
@@ -75,7 +73,7 @@ def replay(folder: Path, process: int = 0) -> Replayed:
         )
     with loading(saved, what="update"), torch.serialization.safe_globals(_HELD):
         held = torch.load(saved, map_location="cpu", weights_only=True)
-        step, update = int(held["step"]), list(held["update"])
+        step, update = int(held["step"]), recast(held["update"], Tensor.numpy)
     with TemporaryDirectory() as scratch:
         trainer = _trainer(folder, scratch)
         trainer.state.global_step = step

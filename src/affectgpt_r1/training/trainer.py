@@ -10,8 +10,9 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,9 @@ class RunTrainer(Trainer):
         folder = self.run_folder / "failed" / f"step-{step + 1:06d}"
         self.save_model(folder)
         self.accelerator.wait_for_everyone()
-        held = {"step": step, "update": self.update}
-        torch.save(held, folder / f"update-{self.args.process_index}.pt")
+        update = recast(self.update, torch.from_numpy)
+        place = folder / f"update-{self.args.process_index}.pt"
+        torch.save({"step": step, "update": update}, place)
         return folder
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -298,6 +300,20 @@ class RunTrainer(Trainer):
             seal(unfinished, final)
         self.accelerator.wait_for_everyone()
         return final
+
+
+def recast(update: Sequence[Any], change: Callable[[Any], Any]) -> list[Any]:
+    """An update with its clips' features as other arrays: what is read back must not be numpy's."""
+
+    def features(found: Features) -> Features:
+        return replace(found, visual=change(found.visual), audio=change(found.audio))
+
+    return [
+        {"examples": [(clip, features(found)) for clip, found in inputs["examples"]]}
+        if "examples" in inputs
+        else inputs
+        for inputs in update
+    ]
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
