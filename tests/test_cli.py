@@ -123,6 +123,25 @@ def test_evaluation_writes_predictions_scores_and_a_report(job: Path, tmp_path: 
     assert again["signature"] == result["signature"]
 
 
+def test_a_report_is_made_of_predictions_or_of_a_run(job: Path, tmp_path: Path) -> None:
+    page, predictions = tmp_path / "page.html", tmp_path / "p.jsonl"
+    assert answer("report", job / "grpo", "--out", page) == {"report": str(page)}
+    assert [found["id"] for found in checked(page.read_text()).named("h2")] == ["training"]
+    clips = [json.loads(row) for row in (job / "data/test.jsonl").read_text().splitlines()]
+    rows = [{"id": clip["id"], "words": ["sad"]} for clip in clips]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labelled = ("--labels", job / "data/test.jsonl", "--out", page)
+    answer("report", predictions, "--baseline", predictions, *labelled)
+    found = checked(page.read_text())
+    assert found.named("img")
+    assert clips[0]["subtitle"] in found.text
+    assert "equal on" in found.text
+    assert "has no labels" in complaint("report", predictions, "--out", page)
+    assert "no metrics.jsonl" in complaint("report", tmp_path, "--out", page)
+    assert "are for predictions" in complaint("report", job / "grpo", *labelled)
+    assert "cannot be written" in complaint("report", job / "grpo", "--out", tmp_path)
+
+
 def test_prediction_is_one_object_a_line_in_the_stable_keys(job: Path, tmp_path: Path) -> None:
     files = sorted((job / "data/clips").glob("*.mp4"))[:2]
     done = run(
