@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from affectgpt_r1_demo.clips import demo_lines, write_demo
+from test_report import checked
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -112,15 +113,33 @@ def test_evaluation_writes_predictions_scores_and_a_report(job: Path, tmp_path: 
     )
     assert result["over_baseline"] is not None
     assert "without:face" in (tmp_path / "b/predictions.jsonl").read_text()
-    html = (tmp_path / "b/report.html").read_text()
-    assert "data:image/jpeg;base64," in html
-    assert "<svg" in html
-    assert "http" not in html.replace("http://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    page = checked((tmp_path / "b/report.html").read_text())
+    for part in ("scores", "comparison", "training", "wheels", "words", "clips"):
+        assert page.named("h2", id=part)
+    assert page.named("img")
+    assert page.named("svg", **{"class": "voice"})
     again = answer("score", tmp_path / "b/predictions.jsonl", "--labels", manifest)
     assert again["f"] == result["f"]
     assert again["signature"] == result["signature"]
+
+
+def test_a_report_is_made_of_predictions_or_of_a_run(job: Path, tmp_path: Path) -> None:
+    page, predictions = tmp_path / "page.html", tmp_path / "p.jsonl"
+    assert answer("report", job / "grpo", "--out", page) == {"report": str(page)}
+    assert [found["id"] for found in checked(page.read_text()).named("h2")] == ["training"]
+    clips = [json.loads(row) for row in (job / "data/test.jsonl").read_text().splitlines()]
+    rows = [{"id": clip["id"], "words": ["sad"]} for clip in clips]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labelled = ("--labels", job / "data/test.jsonl", "--out", page)
+    answer("report", predictions, "--baseline", predictions, *labelled)
+    found = checked(page.read_text())
+    assert found.named("img")
+    assert clips[0]["subtitle"] in found.text
+    assert "equal on" in found.text
+    assert "has no labels" in complaint("report", predictions, "--out", page)
+    assert "no metrics.jsonl" in complaint("report", tmp_path, "--out", page)
+    assert "are for predictions" in complaint("report", job / "grpo", *labelled)
+    assert "cannot be written" in complaint("report", job / "grpo", "--out", tmp_path)
 
 
 def test_prediction_is_one_object_a_line_in_the_stable_keys(job: Path, tmp_path: Path) -> None:
@@ -285,7 +304,18 @@ def test_options_may_stand_anywhere_and_the_last_one_counts(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "command",
-    ["", "cache gc", "encode", "evaluate", "lexicon", "predict", "prepare", "score", "train grpo"],
+    [
+        "",
+        "cache gc",
+        "encode",
+        "evaluate",
+        "lexicon",
+        "predict",
+        "prepare",
+        "report",
+        "score",
+        "train grpo",
+    ],
 )
 def test_help_answers_on_stdout(command: str) -> None:
     done = run(*command.split(), "--help")
@@ -323,9 +353,9 @@ def test_the_doctor_says_what_is_broken_and_ends_well(monkeypatch: pytest.Monkey
     assert findings["python"].mend == ""
 
 
-def test_help_and_score_load_no_torch() -> None:
+def test_help_score_and_report_load_no_torch() -> None:
     code = (
-        "import sys; import affectgpt_r1.cli, affectgpt_r1.evaluation.evaluate;"
+        "import sys; import affectgpt_r1.cli, affectgpt_r1.evaluation.report;"
         "print('torch' in sys.modules, 'transformers' in sys.modules, 'av' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,9 +13,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.evaluate import Evaluation, evaluate_clips, evaluate_words
-from affectgpt_r1.evaluation.predict import Prediction
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.evaluation.report import write_report
 
 LEXICON = Lexicon.load("builtin")
 LABELS = [("happy", "proud"), ("sad",), ("angry", "hurt"), ("afraid",), ("calm", "loving")]
@@ -86,24 +84,3 @@ def test_words_are_read_from_words_or_completion(tmp_path: Path) -> None:
         read_answers(path)
     with pytest.raises(MissingFileError):
         words_by_id(tmp_path / "gone.jsonl")
-
-
-def test_the_report_is_one_page_that_survives_lost_clips(tmp_path: Path) -> None:
-    clips = [
-        Clip(id=str(i), video=tmp_path / "gone.mp4", subtitle="<b>Oh</b>", labels=words)
-        for i, words in enumerate(LABELS)
-    ]
-    predictions = [
-        Prediction(str(i), ("sad",), None, "<answer>sad</answer>", (), ("no audio",), "m", "s")
-        for i in range(len(LABELS))
-    ]
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "reward": 0.5}\n{"step": 2, "reward": 1}\n'
-    )
-    result = evaluate_clips(clips, {p.id: p.words for p in predictions}, LEXICON)
-    write_report(tmp_path / "report.html", clips, predictions, result, LEXICON, run=tmp_path)
-    html = (tmp_path / "report.html").read_text()
-    assert "&lt;b&gt;Oh" in html
-    assert "<b>Oh" not in html
-    assert html.count("<svg") == 2
-    assert "no audio (5)" in html

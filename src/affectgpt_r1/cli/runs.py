@@ -15,7 +15,7 @@ from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import words_by_id
+from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import make_folder, write_whole
 
@@ -300,7 +300,8 @@ def evaluate(
     if out:
         write_predictions(out / "predictions.jsonl", predictions)
         write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
-        write_report(out / "report.html", clips, predictions, result, table, level=level, run=model)
+        rows = read_answers(out / "predictions.jsonl")
+        write_report(out / "report.html", table, rows, clips, before, level=level, run=model)
     console.evaluation_table(result)
     return result
 

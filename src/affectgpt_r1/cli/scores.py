@@ -14,7 +14,7 @@ from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import read_answers
+from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import render, table_of
 
 lexicon = App(name="lexicon", help="Which word counts as what, and why.")
@@ -77,6 +77,40 @@ def score(
     if per_sample:
         scoring.write_samples(per_sample, kept, rule, table)
     return render(row, form)
+
+
+def report(
+    source: Path,
+    /,
+    *,
+    labels: Path | None = None,
+    baseline: Path | None = None,
+    out: Path = Path("report.html"),
+    lexicon: opt.LexiconName = "builtin",
+    lexicon_folder: opt.LexiconFolder = None,
+    level: opt.Level = 1,
+) -> dict[str, Path]:
+    """Make a page to look at: of anybody's predictions, or of a run; no model is needed.
+
+    Args:
+        source: JSON Lines of answers, or a run folder, whose training is shown.
+        labels: Manifest with labels and media, unless labels are inline.
+        baseline: Another system's answers to the same samples, to compare with.
+        out: The page.
+        lexicon: Which lexicon scores.
+        level: Ring of the wheels.
+    """
+    from affectgpt_r1.evaluation.report import write_report
+
+    table = Lexicon.load(lexicon, folder=lexicon_folder)
+    run = source if source.is_dir() else None
+    if run and (labels or baseline):
+        raise InputError("--labels and --baseline are for predictions, and a run folder has none")
+    rows = [] if run else read_answers(source, labels)
+    clips = read_manifest(labels) if labels else ()
+    before = words_by_id(baseline) if baseline else None
+    write_report(out, table, rows, clips, before, level=level, run=run)
+    return {"report": out}
 
 
 def unibench(
@@ -205,4 +239,4 @@ def verify(*, folder: Path | None = None) -> dict[str, Any]:
 
 
 #: What the command line takes from here.
-COMMANDS = (score, unibench, reward, audit, lexicon)
+COMMANDS = (score, report, unibench, reward, audit, lexicon)

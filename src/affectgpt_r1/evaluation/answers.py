@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
@@ -37,6 +37,7 @@ class AnswerRow:
         sentiment: where the file gives it; what is not `positive` counts as negative.
         dataset, checkpoint: of MER-UniBench's files.
         prose: of a completion, what an extractor reads: its think block, or else all of it.
+        given: all that the file's row holds.
     """
 
     id: str
@@ -47,6 +48,7 @@ class AnswerRow:
     dataset: str | None = None
     checkpoint: str | None = None
     prose: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def text(self) -> str | None:
@@ -198,6 +200,7 @@ def _row(row: Any, group: str, must_have_group: bool) -> AnswerRow:
         dataset=_name(row.get("dataset")),
         checkpoint=_name(row.get("checkpoint")),
         prose=prose,
+        given=row,
     )
 
 

@@ -1,166 +1,218 @@
 """A one-page report: one self-contained HTML file that needs no network.
 
-Scores with their intervals, how a run went, which classes are named too often or too rarely, and
-the clips on which the model did worst and best, with their faces. It shows what `evaluate` and
-training wrote; it computes no score of its own.
+Scores with their intervals, how a run went, what the five wheels make of labels and answers, and
+the clips that tell most, with their faces and voices. Here its figures are gathered, as plain
+numbers; the templates choose among them, draw and word. The one score computed here is a clip's.
 """
 
-import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader
 
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.dialogue import parse_completion
+from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import sample_f
-from affectgpt_r1.errors import MediaError, MissingFileError
-from affectgpt_r1.evaluation.evaluate import Evaluation
-from affectgpt_r1.evaluation.predict import Prediction
+from affectgpt_r1.errors import InputError, MediaError, MissingFileError
+from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
+from affectgpt_r1.evaluation.evaluate import evaluate_clips
+from affectgpt_r1.evaluation.scoring import Rule, keep
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.media import read_media
-from affectgpt_r1.media.attach import jpeg_uri
 
-_SHOWN_CLIPS = 6  # best and worst each
-_STRIP_HEIGHT = 72
-_CURVES = (
-    "reward",
-    "accuracy",
-    "words_per_answer",
-    "distinct_answers",
-    "frac_reward_zero_std",
-    "loss",
-)
+_STRIP_HEIGHT, _BEATS = 72, 150  # pixels; loudnesses a waveform
 
 
 def write_report(
     path: Path,
-    clips: Sequence[Clip],
-    predictions: Sequence[Prediction],
-    result: Evaluation,
     lexicon: Lexicon,
+    rows: Sequence[AnswerRow] = (),
+    clips: Iterable[Clip] = (),
+    before: Mapping[str, Sequence[str]] | None = None,
     *,
     level: int = 1,
     run: Path | None = None,
 ) -> None:
-    """Write the report of one evaluation; the file appears whole.
+    """Write the report of answers, of a run, or of both; the file appears whole.
 
     Args:
         path: the HTML file.
-        clips: all of them labelled; their media are read again for the faces.
-        predictions: of the same clips, in their order.
-        result: the scores.
         lexicon: words to classes.
+        rows: answers with their labels, as `read_answers` returns them; none: a run alone.
+        clips: those that were answered, as far as more is known of them than the rows tell. Of
+            those that are shown, the media are read.
+        before: the baseline's words by id.
         level: ring of the wheels.
         run: a run folder, whose curves are drawn.
+
+    Raises:
+        InputError: the answers cannot be scored, there is nothing to show, or the file cannot be
+            written.
     """
-    cards: list[dict[str, Any]] = [
-        {"f": sample_f(clip.labels or (), said.words, lexicon, level), "clip": clip, "said": said}
-        for clip, said in zip(clips, predictions, strict=True)
-    ]
-    cards.sort(key=lambda card: (card["f"], card["clip"].id))
+    curves = _curves(run / "metrics.jsonl") if run else {}
+    if not rows and not curves:
+        raise InputError(f"{run} has no metrics.jsonl: name a run folder or a predictions file")
+    kept, known = keep(rows, Rule(), "the answers"), {clip.id: clip for clip in clips}
+    cards, result = [], None
+    for row, (labels, words) in zip(kept.rows, kept.pairs, strict=True):
+        clip = replace(known.get(row.id) or Clip(row.id), labels=tuple(labels))
+        clip = replace(clip, group=row.group if row.group != row.id else clip.group)
+        was = None if before is None else before.get(row.id)
+        cards.append(_card(clip, words, was, row.given, lexicon, level))
+    if rows:
+        said = {card["clip"].id: tuple(card["words"]) for card in cards}
+        answered = [card["clip"] for card in cards]
+        result = evaluate_clips(answered, said, lexicon, level, baseline=before)
     loader = PackageLoader("affectgpt_r1.evaluation", "templates")
-    environment = Environment(
-        loader=loader, autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.get_template("report.html").render(
+    page = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.tests["in_lexicon"] = lexicon.knows
+    html = page.get_template("report.html").render(
+        run=run.resolve().name if run else "",
+        curves=curves,
         result=result,
-        models=sorted({p.model for p in predictions}),
-        how=sorted({p.signature for p in predictions}),
-        problems=Counter(problem for p in predictions for problem in p.problems).most_common(),
-        flags=Counter(flag for p in predictions for flag in p.flags).most_common(),
-        words=Counter(word for p in predictions for word in p.words).most_common(20),
-        curves=_curves(run) if run else "",
-        wheels=_wheels(clips, predictions, lexicon, level),
-        worst=cards[:_SHOWN_CLIPS],
-        best=cards[::-1][:_SHOWN_CLIPS],
-        strip=_strip,
+        failed=kept.failed,
+        cards=cards,
+        count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
+        wheels=[_wheel(cards, lexicon, level, wheel) for wheel in range(WHEELS)],
+        media=cache(_media),
     )
-    write_whole(path, html)
-
-
-def _strip(clip: Clip) -> str:
-    """The clip's faces side by side, small, as a data URI."""
     try:
+        write_whole(path, html.encode(errors="replace"))  # a subtitle may hold half a character
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}): name another file") from None
+
+
+def _card(
+    clip: Clip,
+    words: Sequence[str],
+    before: Sequence[str] | None,
+    given: Mapping[str, Any],
+    lexicon: Lexicon,
+    level: int,
+) -> dict[str, Any]:
+    """A clip, and what was said of it.
+
+    Args:
+        clip: labelled.
+        words: the answer's.
+        before: the baseline's.
+        given: what else the answer's row holds, of any kind.
+        lexicon, level: what scores.
+
+    Returns:
+        The clip and its labels; `words` and `before`, each word with what came of it: hit (it
+        shares a class with the labels), miss, or unknown to the lexicon; F, and its gain over the
+        baseline's, None where nothing can be said; texts of the row, "" or [] where it has none.
+    """
+    labels = clip.labels or ()
+    judgeable = any(map(lexicon.counts, labels))
+
+    def score(words: Sequence[str]) -> float | None:
+        return sample_f(labels, words, lexicon, level) if judgeable else None
+
+    def judged(words: Sequence[str]) -> dict[str, str]:
+        wrong = {word: "miss" if lexicon.knows(word) else "unknown" for word in words}
+        return {word: "hit" if score([word]) else kind for word, kind in wrong.items()}
+
+    f, was = score(words), None if before is None else score(before)
+    think = given.get("think") or parse_completion(str(given.get("completion") or "")).think
+    return {
+        "clip": clip,
+        "labels": dict.fromkeys(labels),
+        "words": judged(words),
+        "before": None if before is None else judged(before),
+        "f": f,
+        "gain": None if f is None or was is None else round(f - was, 9),
+        "subtitle": clip.subtitle or str(given.get("subtitle") or ""),
+        "think": str(think or ""),
+        "made_by": [str(given[name]) for name in ("model", "signature") if given.get(name)],
+        **{key: t if is_texts(t := given.get(key)) else [] for key in ("flags", "problems")},
+    }
+
+
+def _media(clip: Clip) -> dict[str, Any]:
+    """A clip's faces side by side as a data URI, its voice's envelope; or why there are none."""
+    if not (clip.video or clip.audio or clip.faces):
+        return {}
+    try:  # only here are the libraries for media needed
+        from affectgpt_r1.media.attach import jpeg_uri
+        from affectgpt_r1.media.audio import read_waveform
+        from affectgpt_r1.media.read import read_media
+
         faces = read_media(clip).faces  # (t, 224, 224, 3)
-    except (MediaError, MissingFileError):
-        return ""
-    if not len(faces):
-        return ""
+        sound, _ = read_waveform(clip.audio or clip.video)
+    except (MediaError, MissingFileError, ImportError) as error:
+        return {"fault": str(error)}
     size = (_STRIP_HEIGHT * len(faces), _STRIP_HEIGHT)
-    return jpeg_uri(np.concatenate(list(faces), axis=1), size)
+    strip = jpeg_uri(np.concatenate(list(faces), axis=1), size) if len(faces) else ""
+    beats = [] if sound is None else np.array_split(np.abs(sound), _BEATS)
+    return {"faces": strip, "voice": [float(beat.max(initial=0.0)) for beat in beats]}
 
 
-def _curves(run: Path) -> str:
-    """The run's metrics over its steps, as inline SVG; "" where there are none."""
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        return ""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    shown = [name for name in _CURVES if any(name in row for row in rows)]
-    if not shown:
-        return ""
-    figure, axes = _figure(len(shown))
-    for axis, name in zip(axes, shown, strict=True):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        steps, values = zip(*points, strict=True)
-        axis.plot(steps, values, color="#9db4c0", linewidth=1)
-        width = max(len(values) // 10, 1)
-        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-        axis.plot(steps[width - 1 :], smooth, color="#26547c", linewidth=2)
-        axis.set_title(name.replace("_", " "), fontsize=9)
-        axis.set_xlabel("update", fontsize=8)
-    return _svg(figure)
+def _curves(path: Path) -> dict[str, dict[str, Any]]:
+    """Every figure of a run over its updates; none where there is no such file.
+
+    Returns:
+        By name: `span`, the first and last update; `points` (update, value), thinned to means over
+        a few updates, and `smooth`, to means over a twentieth of the run; `alarms`, the updates at
+        which the figure looked like trouble.
+    """
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+        with suppress(ValueError):  # of a run that is at work the last line may be half of one
+            rows.append(json.loads(line))
+    curves = {}
+    for name in sorted({name for row in rows for name in row} - {"step", "epoch"}):
+        values: list[tuple[int, Any]] = [(row["step"], row.get(name)) for row in rows]
+        found = [it for it in values if isinstance(it[1], int | float) and abs(it[1]) < 1e100]
+        if found:
+            curves[name] = {
+                "span": (found[0][0], found[-1][0]),
+                "points": _thinned(found, 240),
+                "smooth": _thinned(found, 20),
+                "alarms": [row["step"] for row in rows if name in row.get("alarms", ())],
+            }
+    return curves
 
 
-def _wheels(
-    clips: Sequence[Clip], predictions: Sequence[Prediction], lexicon: Lexicon, level: int
-) -> str:
-    """For each wheel, the share of clips whose labels and answers name each class."""
-    figure, axes = _figure(5)
-    for wheel, axis in enumerate(axes):
-        labelled, predicted = (
-            Counter(name for words in answers for name in _classes(words, lexicon, level, wheel))
-            for answers in ([clip.labels or () for clip in clips], [p.words for p in predictions])
-        )
-        names = sorted(labelled | predicted, key=lambda name: (-labelled[name], name))[:12]
-        places = np.arange(len(names))
-        total = max(len(clips), 1)
-        axis.barh(places - 0.2, [labelled[n] / total for n in names], 0.4, color="#9db4c0")
-        axis.barh(places + 0.2, [predicted[n] / total for n in names], 0.4, color="#26547c")
-        axis.set_yticks(places, names, fontsize=8)
-        axis.invert_yaxis()
-        axis.set_title(f"wheel {wheel + 1}: share of clips", fontsize=9)
-    figure.legend(["labels", "answers"], loc="lower right", fontsize=8)
-    return _svg(figure)
+def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[list[float]]:
+    """At most so many points, means of neighbours."""
+    parts = np.array_split(np.array(points, dtype=np.float64), min(len(points), most))
+    return [part.mean(axis=0).tolist() for part in parts]
 
 
-def _classes(words: Sequence[str], lexicon: Lexicon, level: int, wheel: int) -> set[str]:
-    found = (lexicon.classes(word, level)[wheel] for word in words)
-    return {name for name in found if name is not None}
+def _wheel(
+    cards: Sequence[Mapping[str, Any]], lexicon: Lexicon, level: int, wheel: int
+) -> dict[str, Any]:
+    """How many clips' labels and answers name each class of a wheel, and what is confused.
 
+    Returns:
+        `sectors` in their order: name, inner class, labels, answers; `confused`: the commonest
+        pairs of a class that labels alone name and one that answers alone name, with their number.
+    """
 
-def _figure(count: int) -> tuple[Any, Any]:
-    """A figure of `count` small axes, three a row; the rest of the grid is left empty."""
-    from matplotlib.figure import Figure  # no pyplot: no window, no global state
+    def named(words: Sequence[str]) -> set[str]:
+        found = (lexicon.classes(word, level)[wheel] for word in words)
+        return {name for name in found if name is not None}
 
-    rows = -(-count // 3)
-    figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, 3, squeeze=False).ravel()
-    for axis in grid[count:]:
-        axis.axis("off")
-    for axis in grid[:count]:
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, grid[:count]
-
-
-def _svg(figure: Any) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg")
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+    sides = [(named(card["clip"].labels), named(card["words"])) for card in cards]
+    labels, answers = (Counter(name for side in sides for name in side[i]) for i in (0, 1))
+    pairs = Counter(pair for true, said in sides for pair in product(true - said, said - true))
+    rings = lexicon.tables.wheels[wheel]
+    inner = {rings[level - 1][word]: first for word, first in rings[0].items()}
+    order = list(dict.fromkeys(rings[0].values())).index
+    return {
+        "sectors": [
+            {"name": name, "inner": inner[name], "labels": labels[name], "answers": answers[name]}
+            for name in sorted(inner, key=lambda name: order(inner[name]))
+        ],
+        "confused": sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:5],
+    }
