@@ -192,6 +192,6 @@ def authors_folder() -> Path:
 
 @lru_cache(maxsize=5)
 def _loaded(name: str, folder: Path | None) -> Lexicon:
-    cache = user_cache_path("affectgpt-r1") / "lexicon"
-    tables = authors_tables(name, folder, cache) if folder else builtin_tables(cache)
-    return Lexicon(name, tables)
+    if folder is None:
+        return Lexicon(name, builtin_tables())
+    return Lexicon(name, authors_tables(name, folder, user_cache_path("affectgpt-r1") / "lexicon"))

@@ -31,7 +31,6 @@ Content: TypeAlias = tuple[
 Table = TypeVar("Table")
 #: Words on each of the published wheels (METRIC.md, "Tables").
 _WHEEL_SIZES = {f"wheel{i}.xlsx": size for i, size in enumerate((114, 126, 78, 102, 77), 1)}
-_POLARITY = {"+": 1, "-": -1, "=": 0}
 #: What a damaged table does to its reader: one that cannot be read at all (XML that is none is a
 #: SyntaxError), and one that holds something else.
 _UNREADABLE = (OSError, BadZipFile, zlib.error, SyntaxError, csv.Error)
@@ -63,15 +62,10 @@ class Tables:
     hash: str
 
 
-def builtin_tables(cache: Path) -> Tables:
-    """This package's own wheels and thesaurus, with inflected forms added by lemminflect.
-
-    Args:
-        cache: folder to keep the compiled tables in.
-    """
-    folder = files("affectgpt_r1.emotion") / "data"
-    contents = [(folder / name).read_bytes() for name in ("wheels.yaml", "thesaurus.txt")]
-    return _cached(cache, "builtin", contents, lambda: _compile_builtin(*contents))
+def builtin_tables() -> Tables:
+    """This package's own tables, as `tools/builtin_lexicon.py` compiles them."""
+    data = files("affectgpt_r1.emotion") / "data" / "builtin.json"
+    return _unpack(json.loads(data.read_text(encoding="utf-8")))
 
 
 def authors_tables(name: str, folder: Path, cache: Path) -> Tables:
@@ -80,7 +74,7 @@ def authors_tables(name: str, folder: Path, cache: Path) -> Tables:
     Args:
         name: mer2025 or mer2026, which word forms.
         folder: holds wheel1.xlsx to wheel5.xlsx, synonym.xlsx and `name`/format.csv.
-        cache: as in `builtin_tables`.
+        cache: folder to keep the compiled tables in.
 
     Raises:
         LexiconError: a file is missing or damaged; the message names it.
@@ -113,6 +107,15 @@ def near_words(
     return sorted({near for base in bases.get(word, ()) for near in nearest.get(base, ())})
 
 
+def pack(content: Content) -> dict[str, Any]:
+    """A lexicon's content as the JSON object that `Tables` is made of."""
+    parts = dict(zip(("bases", "nearest", "wheels", "polarity"), content, strict=True))
+    packed: dict[str, Any] = json.loads(json.dumps(parts, default=sorted))  # sets: sorted lists
+    packed["hash"] = hashlib.sha256(json.dumps(packed, sort_keys=True).encode()).hexdigest()[:8]
+    packed["names"], packed["classes"] = _classes(packed)
+    return packed
+
+
 def _cached(
     cache: Path, name: str, contents: Iterable[bytes], compiled: Callable[[], Content]
 ) -> Tables:
@@ -127,10 +130,7 @@ def _cached(
         pass
     except (OSError, ValueError, KeyError, TypeError):
         _log.warning("%s is not readable; the lexicon is compiled anew", path)
-    parts = dict(zip(("bases", "nearest", "wheels", "polarity"), compiled(), strict=True))
-    packed = json.loads(json.dumps(parts, default=sorted))  # sets become sorted lists
-    packed["hash"] = hashlib.sha256(json.dumps(packed, sort_keys=True).encode()).hexdigest()[:8]
-    packed["names"], packed["classes"] = _classes(packed)
+    packed = pack(compiled())
     try:
         write_whole(path, json.dumps(packed, separators=(",", ":")))
     except OSError as error:
@@ -156,28 +156,6 @@ def _classes(packed: Mapping[str, Any]) -> tuple[list[list[list[str]]], str]:
             for i, word in enumerate(by)
         )
     return names, codes.hex()
-
-
-def _compile_builtin(wheels_yaml: bytes, thesaurus: bytes) -> Content:
-    import yaml
-    from lemminflect import getAllInflections
-
-    wheels = [compile_wheel(sectors) for sectors in yaml.safe_load(wheels_yaml)]
-    nearest = {word: {word} for first, _ in wheels for word in first}
-    polarity: dict[str, int] = {}
-    for line in thesaurus.decode().splitlines():
-        if line and not line.startswith("#"):
-            choices, bases_of = line[1:].split("|")
-            for base in bases_of.strip().split(", "):
-                nearest.setdefault(base, set()).update(filter(None, choices.strip().split(", ")))
-                polarity[base] = _POLARITY[line[0]]
-    bases = {base: {base} for base in nearest}
-    for base in nearest:  # a word with an entry of its own is no other word's form
-        for forms in getAllInflections(base).values():
-            for form in forms:
-                if form not in nearest:
-                    bases.setdefault(form, set()).add(base)
-    return bases, nearest, wheels, polarity
 
 
 def _compile_authors(paths: Sequence[Path]) -> Content:
