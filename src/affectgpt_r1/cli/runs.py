@@ -18,6 +18,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import words_by_id
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import make_folder, write_whole
+from affectgpt_r1.progress import counted
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
 train = App(name="train", help="Train: cold start, then GRPO.")
@@ -289,12 +290,9 @@ def evaluate(
         make_folder(out)
     predictor, features = _perceived(model, clips, cache)
     how = {"without": without or (), **asdict(reply)}
-    predictions = []
     with console.bars() as bar:
-        told = bar("predicting")
-        for prediction in predict(predictor, clips, features, **how):
-            predictions.append(prediction)
-            told(len(predictions), len(clips))
+        made = predict(predictor, clips, features, **how)
+        predictions = list(counted(made, len(clips), bar("predicting")))
     words = {prediction.id: prediction.words for prediction in predictions}
     result = evaluate_clips(clips, words, table, level, baseline=before)
     if out:

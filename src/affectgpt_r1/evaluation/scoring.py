@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
-from affectgpt_r1.asking import Progress, Server
+from affectgpt_r1.asking import Server
 from affectgpt_r1.emotion import significance
 from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
@@ -38,6 +38,7 @@ from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole
+from affectgpt_r1.progress import Progress
 
 Metric = Literal["ew", "hit", "sentiment"]
 PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]

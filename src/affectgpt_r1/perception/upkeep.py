@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from affectgpt_r1.asking import Progress
 from affectgpt_r1.perception.cache import DAMAGE, EntryFile, FeatureCache
 from affectgpt_r1.perception.features import Features
+from affectgpt_r1.progress import Progress, counted
 
 #: Clips in a full shard: some 120 MB at the full profile.
 SHARD_CLIPS = 2048
@@ -57,11 +57,9 @@ def contents(cache: FeatureCache) -> Contents:
 def verify(cache: FeatureCache, progress: Progress | None = None) -> Contents:
     """Read everything and check it; nothing is changed but that files that are not whole go."""
     files = [*cache.shards(), *cache.loose()]
-    for done, path in enumerate(files, 1):
+    for path in counted(files, len(files), progress):
         if file := cache.opened(path):
             _sound(cache, file, file.keys)
-        if progress:
-            progress(done, len(files))
     return contents(cache)
 
 
@@ -105,7 +103,7 @@ def pack(
     dropped, seen = 0, set[str]()
     batch: list[Features] = []
     spent: list[Path] = []
-    for done, path in enumerate(files, 1):
+    for path in counted(files, len(files), progress):
         if file := cache.opened(path):
             new = [key for key in file.keys if key not in seen]
             wanted = [key for key in new if keep is None or key in keep]
@@ -115,11 +113,10 @@ def pack(
             if not len(sound) == len(file.keys) >= SHARD_CLIPS:
                 batch += sound
                 spent.append(path)
-        if len(batch) >= SHARD_CLIPS or (spent and done == len(files)):
+        if len(batch) >= SHARD_CLIPS:
             _replace(cache, spent, batch)
             batch, spent = [], []
-        if progress:
-            progress(done, len(files))
+    _replace(cache, spent, batch)
     return dropped
 
 
