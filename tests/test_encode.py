@@ -27,11 +27,10 @@ from affectgpt_r1.media import read_media, video
 from affectgpt_r1.media.audio import read_waveform
 from affectgpt_r1.media.container import MAX_DURATION_S
 from affectgpt_r1.media.worker import Guard, guarded
-from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.cache import FeatureCache, contents
 from affectgpt_r1.perception.encode import encode_clips, to_encode
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
-from affectgpt_r1.perception.upkeep import contents
 from affectgpt_r1_demo.clips import demo_lines, write_demo
 from test_media import write_sound, write_video
 

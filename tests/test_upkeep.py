@@ -15,9 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.perception import upkeep
-from affectgpt_r1.perception.cache import EntryFile, FeatureCache
-from affectgpt_r1.perception.upkeep import compact, contents, pack, verify
+from affectgpt_r1.perception import cache as caching
+from affectgpt_r1.perception.cache import (
+    EntryFile,
+    FeatureCache,
+    compact,
+    contents,
+    pack,
+    verify,
+)
 from test_feature_cache import features, same
 
 
@@ -71,7 +77,7 @@ def test_packing_again_changes_nothing_and_small_shards_become_one(tmp_path: Pat
 
 
 def test_full_shards_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "SHARD_CLIPS", 5)
+    monkeypatch.setattr(caching, "SHARD_CLIPS", 5)
     cache = filled(tmp_path)
     compact(cache)
     assert sorted(len(file.keys) for p in cache.shards() if (file := cache.opened(p))) == [2, 5, 5]
@@ -223,8 +229,7 @@ def test_writers_and_packers_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_a_packer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     code = (
         "import sys, os; from pathlib import Path\n"
-        "from affectgpt_r1.perception.cache import FeatureCache\n"
-        "from affectgpt_r1.perception.upkeep import compact\n"
+        "from affectgpt_r1.perception.cache import FeatureCache, compact\n"
         "unlink, left = Path.unlink, [5]\n"
         "def dying(path, missing_ok=False):\n"
         "    left[0] -= path.name.endswith('.safetensors')\n"

@@ -141,7 +141,7 @@ def convert(
 @cache.command
 def size(*, cache: opt.Cache = None) -> object:
     """What a feature cache holds."""
-    from affectgpt_r1.perception.upkeep import contents
+    from affectgpt_r1.perception.cache import contents
 
     return contents(_store(cache))
 
@@ -149,7 +149,7 @@ def size(*, cache: opt.Cache = None) -> object:
 @cache.command
 def verify(*, cache: opt.Cache = None) -> Iterator[object]:
     """Read a feature cache whole and check it; status 2 where something is damaged."""
-    from affectgpt_r1.perception.upkeep import verify
+    from affectgpt_r1.perception.cache import verify
 
     store = _store(cache)
     with console.bars() as bar:
@@ -165,7 +165,7 @@ def verify(*, cache: opt.Cache = None) -> Iterator[object]:
 @cache.command
 def compact(*, cache: opt.Cache = None) -> object:
     """Pack a feature cache into shards, without what is damaged or doubled."""
-    from affectgpt_r1.perception.upkeep import compact
+    from affectgpt_r1.perception.cache import compact
 
     with console.bars() as bar:
         return compact(_store(cache), progress=bar("packing"))
@@ -178,7 +178,7 @@ def gc(*manifests: opt.Paths, encoders: opt.Encoders, cache: opt.Cache = None) -
     Args:
         manifests: Whose clips stay.
     """
-    from affectgpt_r1.perception.upkeep import compact
+    from affectgpt_r1.perception.cache import compact
 
     source = _source(encoders)
     with console.bars() as bar:

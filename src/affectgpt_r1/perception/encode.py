@@ -26,9 +26,8 @@ from affectgpt_r1.files import make_folder, write_whole
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
-from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache, pack
 from affectgpt_r1.perception.features import EncoderSource, encoded
-from affectgpt_r1.perception.upkeep import SHARD_CLIPS, pack
 from affectgpt_r1.progress import Progress
 
 #: What became of a clip: encoded, found in the cache, or failed.
