@@ -27,7 +27,7 @@ from affectgpt_r1.media import read_media, video
 from affectgpt_r1.media.audio import read_waveform
 from affectgpt_r1.media.container import MAX_DURATION_S
 from affectgpt_r1.media.worker import Guard, guarded
-from affectgpt_r1.perception.cache import FeatureCache, contents
+from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import encode_clips, to_encode
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
@@ -288,7 +288,7 @@ def test_an_encode_that_is_killed_goes_on_and_loses_nothing(many: Path, tmp_path
         time.sleep(draw.uniform(2.0, 5.0))
         process.kill()
         process.wait()
-    before = contents(FeatureCache(cache)).clips
+    before = FeatureCache(cache).contents().clips
     told = fates_of(run(many, cache))
     assert told["encoded"] + told["cached"] == len(clips)
     assert told["cached"] == before  # nothing that stands there is encoded again

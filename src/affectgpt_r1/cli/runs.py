@@ -141,19 +141,15 @@ def convert(
 @cache.command
 def size(*, cache: opt.Cache = None) -> object:
     """What a feature cache holds."""
-    from affectgpt_r1.perception.cache import contents
-
-    return contents(_store(cache))
+    return _store(cache).contents()
 
 
 @cache.command
 def verify(*, cache: opt.Cache = None) -> Iterator[object]:
     """Read a feature cache whole and check it; status 2 where something is damaged."""
-    from affectgpt_r1.perception.cache import verify
-
     store = _store(cache)
     with console.bars() as bar:
-        found = verify(store, bar("verifying"))
+        found = store.verify(bar("verifying"))
     yield found
     if found.damaged:
         raise InputError(
@@ -165,10 +161,8 @@ def verify(*, cache: opt.Cache = None) -> Iterator[object]:
 @cache.command
 def compact(*, cache: opt.Cache = None) -> object:
     """Pack a feature cache into shards, without what is damaged or doubled."""
-    from affectgpt_r1.perception.cache import compact
-
     with console.bars() as bar:
-        return compact(_store(cache), progress=bar("packing"))
+        return _store(cache).compact(progress=bar("packing"))
 
 
 @cache.command
@@ -178,12 +172,10 @@ def gc(*manifests: opt.Paths, encoders: opt.Encoders, cache: opt.Cache = None) -
     Args:
         manifests: Whose clips stay.
     """
-    from affectgpt_r1.perception.cache import compact
-
     source = _source(encoders)
     with console.bars() as bar:
         keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
-        return compact(_store(cache), keep, bar("packing"))
+        return _store(cache).compact(keep, bar("packing"))
 
 
 @train.command

@@ -37,7 +37,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import write_whole, writing
 from affectgpt_r1.progress import Progress
 
 Metric = Literal["ew", "hit", "sentiment"]
@@ -391,7 +391,5 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
             sample["wheels"] = [sample_wheels(labels, words, lexicon, le) for le in rule.levels]
         sample["unknown"] = [word for word in words if not lexicon.knows(word)]
         lines.append(json.dumps(sample))
-    try:
+    with writing(path):
         write_whole(path, "\n".join(lines) + "\n")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be written ({error}): name another file") from None

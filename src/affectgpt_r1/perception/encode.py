@@ -26,7 +26,7 @@ from affectgpt_r1.files import make_folder, write_whole
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
-from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache, pack
+from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, encoded
 from affectgpt_r1.progress import Progress
 
@@ -106,7 +106,7 @@ def encode_clips(
                         mine.add(key)
                 waiting = []
             if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
-                pack(cache, [*map(cache.path, mine)])
+                cache.pack([*map(cache.path, mine)])
                 mine = set()
             if progress:
                 progress(done, len(wanted))
