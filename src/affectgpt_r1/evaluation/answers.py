@@ -84,8 +84,8 @@ def read_answers(
                 return None
             clip = truth[found.id]
             own = found.group if found.group != found.id else clip.group or found.id
-            found = replace(found, labels=clip.truth, group=own)
-            found = replace(found, dataset=found.dataset or clip.dataset)
+            dataset = found.dataset or clip.dataset
+            found = replace(found, labels=clip.truth, group=own, dataset=dataset)
         first = lines.setdefault((found.id, found.dataset, found.checkpoint), line)
         if first != line:
             raise ValueError(f"id {found.id!r} stands on line {first} already")
