@@ -18,9 +18,9 @@ from pydantic import ConfigDict
 
 from affectgpt_r1.config import LengthPenalty, RewardSettings
 from affectgpt_r1.dialogue import Mode
-from affectgpt_r1.evaluation.answers import read_rows
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, term_means
 from affectgpt_r1.rewards.adapters import EmotionReward
+from affectgpt_r1.rows import read_rows
 
 __all__ = ["EmotionTaskset"]
 
@@ -83,6 +83,6 @@ class EmotionTaskset(vf.Taskset[EmotionTask, EmotionTasksetConfig]):
 
     def load(self) -> Iterator[EmotionTask]:
         """Read the whole file first: all its wrong lines are told at once."""
-        rows = read_rows(self.config.rows, EmotionData.model_validate, "no prompt is in it")
-        for data in rows.values():
+        rows, nothing = self.config.rows, "no prompt is in it"
+        for data in read_rows(rows, lambda _, row: EmotionData.model_validate(row), nothing):
             yield EmotionTask(data, self.config.task)

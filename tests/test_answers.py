@@ -119,13 +119,13 @@ def test_the_same_id_may_stand_for_other_checkpoints_and_sets(tmp_path: Path) ->
         for c in (1, 2)
     ]
     assert len(read_answers(write(tmp_path / "p.jsonl", *rows))) == 4
-    with pytest.raises(ProblemsError, match="line 5: id 'a' stands above"):
+    with pytest.raises(ProblemsError, match="line 5: id 'a' stands on line 1 already"):
         read_answers(write(tmp_path / "p.jsonl", *rows, rows[0]))
 
 
 def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(MissingFileError, match="no predictions at"):
+        with pytest.raises(MissingFileError, match="no file at"):
             read_answers(path)
     (tmp_path / "p.jsonl").write_bytes(b'{"id": "\xff"}\n')
     with pytest.raises(ProblemsError, match="UTF-8"):

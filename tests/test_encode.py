@@ -6,17 +6,20 @@ import ctypes
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.errors import MediaError
@@ -28,12 +31,12 @@ from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.encode import encode_clips, to_encode
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
-from affectgpt_r1.perception.upkeep import contents
 from affectgpt_r1_demo.clips import demo_lines, write_demo
 from test_media import write_sound, write_video
 
 STRESS = bool(os.environ.get("AFFECTGPT_R1_STRESS"))
-SOURCE = EncoderSource.of(GradientFaceEncoder(), SignalSpeechEncoder())
+SOUND = SignalSpeechEncoder()
+SOURCE = EncoderSource.of(GradientFaceEncoder(), SOUND)
 
 
 def deed(name: str) -> str:
@@ -285,7 +288,7 @@ def test_an_encode_that_is_killed_goes_on_and_loses_nothing(many: Path, tmp_path
         time.sleep(draw.uniform(2.0, 5.0))
         process.kill()
         process.wait()
-    before = contents(FeatureCache(cache)).clips
+    before = FeatureCache(cache).contents().clips
     told = fates_of(run(many, cache))
     assert told["encoded"] + told["cached"] == len(clips)
     assert told["cached"] == before  # nothing that stands there is encoded again
@@ -333,6 +336,29 @@ def test_failures_are_listed_left_out_and_retried(originals: list[Path], tmp_pat
     assert fates(retry=True) == {"encoded": 1}
     assert failures(cache) == []
     assert fates() == {"cached": 2}
+
+
+class BlindEncoder(GradientFaceEncoder):
+    """Gives no numbers."""
+
+    def encode(self, steps: NDArray[Any]) -> NDArray[np.float32]:
+        return super().encode(steps) * np.float32(np.nan)
+
+
+def test_copies_of_one_file_share_the_fate_of_their_batch(
+    originals: list[Path], tmp_path: Path
+) -> None:
+    clips = [Clip(name, video=tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    for clip in clips:
+        shutil.copy(originals[0], tmp_path / clip.id)
+    cache, blind = FeatureCache(tmp_path / "cache"), EncoderSource.of(BlindEncoder(), SOUND)
+    guard = Guard(1)
+    assert encode_clips(clips, blind, cache, guard, batch_clips=8) == {"failed": 3}
+    assert {row["id"] for row in failures(cache.folder)} == {clip.id for clip in clips}
+    again = to_encode(clips, cache, retry=True)
+    fates = encode_clips(again, SOURCE, cache, guard, batch_clips=8)
+    assert fates == {"encoded": 1, "cached": 2}
+    assert failures(cache.folder) == []
 
 
 def test_a_retry_that_is_interrupted_forgets_no_failure(tmp_path: Path) -> None:

@@ -114,11 +114,11 @@ def test_a_file_under_another_key_is_damaged(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_is_an_error_of_the_input(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write the feature cache"):
+    with pytest.raises(InputError, match=f"{tmp_path}.* cannot be written"):
         FeatureCache(tmp_path / "file").put(features(1))
     cache = FeatureCache(tmp_path)
     cache.path(features(1).key).mkdir(parents=True)
-    with pytest.raises(InputError, match="cannot write the feature cache"):
+    with pytest.raises(InputError, match=f"{tmp_path}.* cannot be written"):
         cache.put(features(1))
     assert list(tmp_path.rglob("*.tmp")) == []
     with pytest.raises(InputError, match="cannot read the feature cache"):

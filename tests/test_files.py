@@ -36,7 +36,7 @@ def test_two_writers_never_leave_half_a_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_the_users_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be written"):
         make_folder(tmp_path / "file/below")
 
 

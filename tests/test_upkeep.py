@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.perception import upkeep
+from affectgpt_r1.perception import cache as caching
 from affectgpt_r1.perception.cache import EntryFile, FeatureCache
-from affectgpt_r1.perception.upkeep import compact, contents, pack, verify
 from test_feature_cache import features, same
 
 
@@ -39,9 +38,9 @@ def kept(folder: Path, count: int = 12) -> int:
 
 
 def test_packing_keeps_every_entry_in_fewer_files(tmp_path: Path) -> None:
-    before = contents(filled(tmp_path))
+    before = filled(tmp_path).contents()
     assert (before.clips, before.shards, before.loose) == (12, 0, 12)
-    after = compact(FeatureCache(tmp_path))
+    after = FeatureCache(tmp_path).compact()
     assert (after.clips, after.shards, after.loose, after.dropped) == (12, 1, 0, 0)
     assert after.size_bytes < before.size_bytes
     assert kept(tmp_path) == 12
@@ -52,32 +51,32 @@ def test_an_open_cache_finds_what_another_has_packed(tmp_path: Path) -> None:
     cache = filled(tmp_path)
     reader = FeatureCache(tmp_path)
     assert same(reader.get(features(0).key), features(0))
-    compact(cache)
+    cache.compact()
     assert all(reader.get(features(seed).key) for seed in range(12))
     assert (reader.hits, reader.misses) == (13, 0)
 
 
 def test_packing_again_changes_nothing_and_small_shards_become_one(tmp_path: Path) -> None:
     cache = filled(tmp_path)
-    compact(cache)
+    cache.compact()
     (shard,) = cache.shards()
     stamp = shard.stat().st_mtime_ns
-    compact(FeatureCache(tmp_path))
+    FeatureCache(tmp_path).compact()
     assert cache.shards() == [shard]
     assert shard.stat().st_mtime_ns == stamp
     FeatureCache(tmp_path).put(features(12))
-    after = compact(FeatureCache(tmp_path))
+    after = FeatureCache(tmp_path).compact()
     assert (after.clips, after.shards, after.loose) == (13, 1, 0)
 
 
 def test_full_shards_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "SHARD_CLIPS", 5)
+    monkeypatch.setattr(caching, "SHARD_CLIPS", 5)
     cache = filled(tmp_path)
-    compact(cache)
+    cache.compact()
     assert sorted(len(file.keys) for p in cache.shards() if (file := cache.opened(p))) == [2, 5, 5]
     stamps = {path: path.stat().st_mtime_ns for path in cache.shards()}
     FeatureCache(tmp_path).put(features(12))
-    compact(FeatureCache(tmp_path))
+    FeatureCache(tmp_path).compact()
     left = [path for path, stamp in stamps.items() if path.exists()]
     assert len(left) == 2
     assert all(path.stat().st_mtime_ns == stamps[path] for path in left)
@@ -91,7 +90,7 @@ def test_a_flipped_bit_in_a_shard_costs_no_other_entry_its_value(
 ) -> None:
     folder = tmp_path_factory.mktemp("cache")
     cache = filled(folder, 4)
-    compact(cache)
+    cache.compact()
     (shard,) = cache.shards()
     content = bytearray(shard.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -104,34 +103,34 @@ def test_a_flipped_bit_in_a_shard_costs_no_other_entry_its_value(
         if found[seed] is None:
             reader.put(features(seed, flags=frozenset({"short"} if seed % 2 else set())))
     assert kept(folder, 4) == 4
-    after = compact(FeatureCache(folder))
+    after = FeatureCache(folder).compact()
     assert (after.clips, after.loose) == (4, 0)
-    assert verify(FeatureCache(folder)).damaged == 0
+    assert FeatureCache(folder).verify().damaged == 0
     assert kept(folder, 4) == 4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_torn_shard_is_removed_and_counted(tmp_path: Path, share: float) -> None:
     cache = filled(tmp_path)
-    compact(cache)
+    cache.compact()
     (shard,) = cache.shards()
     content = shard.read_bytes()
     shard.write_bytes(content[: int(len(content) * share)])
-    found = verify(FeatureCache(tmp_path))
+    found = FeatureCache(tmp_path).verify()
     assert (found.damaged, found.clips, found.shards) == (1, 0, 0)
     assert kept(tmp_path) == 0
 
 
 def test_throwing_out_keeps_what_is_asked_for(tmp_path: Path) -> None:
     cache = filled(tmp_path)
-    compact(cache)
+    cache.compact()
     cache.put(features(12))
     keep = {features(seed).key for seed in (1, 5, 12, 99)}
-    after = compact(FeatureCache(tmp_path), keep)
+    after = FeatureCache(tmp_path).compact(keep)
     assert (after.clips, after.dropped) == (3, 10)
     assert kept(tmp_path) == 2
     assert FeatureCache(tmp_path).get(features(12).key)
-    assert compact(FeatureCache(tmp_path), set()).clips == 0
+    assert FeatureCache(tmp_path).compact(set()).clips == 0
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -141,15 +140,15 @@ def test_what_a_dead_writer_left_goes_and_what_a_living_one_writes_stays(tmp_pat
     old.touch()
     os.utime(old, (0, 0))
     new.touch()
-    compact(cache)
+    cache.compact()
     assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_what_cannot_be_read_is_told_and_not_thrown_out(tmp_path: Path) -> None:
     cache = filled(tmp_path)
-    compact(cache)
+    cache.compact()
     (tmp_path / "shards" / "a.safetensors").mkdir()
-    for look in (compact, verify):
+    for look in (FeatureCache.compact, FeatureCache.verify):
         with pytest.raises(InputError, match="cannot read the feature cache"):
             look(FeatureCache(tmp_path))
     (tmp_path / "shards" / "a.safetensors").rmdir()
@@ -167,18 +166,18 @@ def test_nothing_but_the_caches_own_files_is_touched(tmp_path: Path) -> None:
     for path in mine:
         path.touch()
         os.utime(path, (0, 0))
-    compact(cache, set())
+    cache.compact(set())
     assert all(path.exists() for path in mine)
 
 
 def test_a_shard_that_is_packed_anew_while_it_is_known_is_read_from_its_new_place(
     tmp_path: Path,
 ) -> None:
-    compact(filled(tmp_path, 4))
+    filled(tmp_path, 4).compact()
     reader = FeatureCache(tmp_path)
     assert reader.holds(features(0).key)  # listed, and not opened
     FeatureCache(tmp_path).put(features(5, flags=frozenset({"short"})))
-    compact(FeatureCache(tmp_path))
+    FeatureCache(tmp_path).compact()
     assert same(reader.get(features(0).key), features(0))
     assert reader.damaged == 0
 
@@ -191,13 +190,13 @@ def test_a_file_that_is_packed_between_being_opened_and_being_read_is_no_fault(
 
         def opened(self, path: Path) -> EntryFile | None:
             file = super().opened(path)
-            compact(FeatureCache(self.folder))
+            FeatureCache(self.folder).compact()
             return file
 
     one, other, third = (Late(filled(tmp_path / name, 4).folder) for name in "abc")
     assert same(one.get(features(0).key), features(0))
-    compact(other)
-    verify(third)
+    other.compact()
+    third.verify()
     for cache in (one, other, third):
         assert (kept(cache.folder, 4), cache.damaged) == (4, 0)
 
@@ -208,7 +207,7 @@ def _write_and_pack(folder: Path, seed: int) -> int:
     for place, key in enumerate(np.random.default_rng(seed).permutation(12).tolist()):
         cache.put(features(key))
         if place % 3 == seed % 3:
-            compact(FeatureCache(folder))
+            FeatureCache(folder).compact()
         lacking += not same(cache.get(features(key).key), features(key))
     return lacking
 
@@ -216,7 +215,7 @@ def _write_and_pack(folder: Path, seed: int) -> int:
 def test_writers_and_packers_at_once_lose_nothing(tmp_path: Path) -> None:
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(_write_and_pack, [tmp_path] * 6, range(6))) == [0] * 6
-    after = compact(FeatureCache(tmp_path))
+    after = FeatureCache(tmp_path).compact()
     assert (after.clips, after.damaged, after.shards, after.loose) == (12, 0, 1, 0)
 
 
@@ -224,27 +223,26 @@ def test_a_packer_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     code = (
         "import sys, os; from pathlib import Path\n"
         "from affectgpt_r1.perception.cache import FeatureCache\n"
-        "from affectgpt_r1.perception.upkeep import compact\n"
         "unlink, left = Path.unlink, [5]\n"
         "def dying(path, missing_ok=False):\n"
         "    left[0] -= path.name.endswith('.safetensors')\n"
         "    os.kill(os.getpid(), 9) if left[0] < 0 else unlink(path, missing_ok)\n"
         "Path.unlink = dying\n"
-        "compact(FeatureCache(Path(sys.argv[1])))"
+        "FeatureCache(Path(sys.argv[1])).compact()"
     )
     filled(tmp_path)
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert killed.returncode == -9
     assert len(FeatureCache(tmp_path).loose()) == 7
     assert kept(tmp_path) == 12
-    after = compact(FeatureCache(tmp_path))
+    after = FeatureCache(tmp_path).compact()
     assert (after.clips, after.shards, after.loose, after.dropped) == (12, 1, 0, 0)
     assert kept(tmp_path) == 12
 
 
 def test_a_part_is_packed_without_the_rest(tmp_path: Path) -> None:
     cache = filled(tmp_path)
-    pack(cache, [cache.path(features(seed).key) for seed in range(5)])
-    found = contents(FeatureCache(tmp_path))
+    cache.pack([cache.path(features(seed).key) for seed in range(5)])
+    found = FeatureCache(tmp_path).contents()
     assert (found.clips, found.shards, found.loose) == (12, 1, 7)
     assert kept(tmp_path) == 12

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import write_whole
+from affectgpt_r1.progress import Progress
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +34,6 @@ Content: TypeAlias = str | list[dict[str, object]]
 Questions: TypeAlias = Mapping[str, Callable[[], Content]]
 #: What is kept of an answer; raises ValueError where it is none.
 Reading: TypeAlias = Callable[[str], str]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import ManifestError, MissingFileError
+from affectgpt_r1.errors import ManifestError
 from affectgpt_r1.files import write_whole
+from affectgpt_r1.rows import Line, json_lines, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +75,18 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
         MissingFileError: there is no such manifest.
         ManifestError: wrong lines, unknown columns, repeated ids, missing media files, no clip.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no manifest at {path}: give a .jsonl or .csv file that exists")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            str(path), [f"byte {error.start} is not UTF-8: save the file as UTF-8"]
-        ) from None
-    problems: list[str] = []
-    clips: list[Clip] = []
-    lines: dict[str, int] = {}
-    for line, row in _csv_rows(text) if path.suffix.lower() == ".csv" else _json_rows(text):
-        faults = [row] if isinstance(row, str) else _faults(row, path.parent)
-        if not isinstance(row, str) and not faults:
-            clips.append(_clip(row, path.parent))
-            first = lines.setdefault(clips[-1].id, line)
-            if first != line:
-                faults = [f"id {clips[-1].id!r} stands on line {first} already"]
-        problems += [f"line {line}: {fault}" for fault in faults]
-    if problems or not clips:
-        raise ManifestError(str(path), problems or ["the file lists no clip"])
-    return tuple(clips)
+    known: dict[str, int] = {}
+
+    def read(line: int, row: Mapping[str, Any]) -> Clip:
+        if faults := _faults(row, path.parent):
+            raise ValueError("; ".join(faults))
+        clip = _clip(row, path.parent)
+        if (first := known.setdefault(clip.id, line)) != line:
+            raise ValueError(f"id {clip.id!r} stands on line {first} already")
+        return clip
+
+    lines = _csv_lines if path.suffix.lower() == ".csv" else json_lines
+    return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
@@ -111,20 +102,7 @@ def _row(clip: Clip, folder: Path) -> dict[str, object]:
     return row
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, Mapping[str, object] | str]]:
-    # Not str.splitlines: a subtitle may hold U+2028, which JSON leaves as it is.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield number, f"not JSON ({getattr(error, 'msg', 'nested too deep')})"
-            continue
-        yield number, row if isinstance(row, dict) else "not an object in braces"
-
-
-def _csv_rows(text: str) -> Iterator[tuple[int, Mapping[str, object] | str]]:
+def _csv_lines(text: str) -> Iterator[Line]:
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)
     try:
         for row in reader:

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from affectgpt_r1.errors import InputError
@@ -14,16 +16,30 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell what the disk refuses inside the block as an input's fault, for the user named the path.
+
+    Raises:
+        InputError: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}): make room, mend its "
+            "permissions or name another place"
+        ) from None
+
+
 def make_folder(path: Path) -> None:
     """Make a folder before the work whose result it is to hold.
 
     Raises:
         InputError: it cannot be made.
     """
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be made ({error.strerror}): name another folder") from None
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> None:

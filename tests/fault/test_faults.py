@@ -160,7 +160,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_says_so(
 
 
 def test_a_run_folder_that_cannot_be_made_is_the_inputs_fault() -> None:
-    with pytest.raises(InputError, match=r"/proc/runs cannot be made"):
+    with pytest.raises(InputError, match=r"/proc/runs cannot be written"):
         _run(cold_start_trainer(Path("/proc/runs"), examples(8)))
 
 

@@ -69,11 +69,6 @@ def doctor() -> dict[str, str]:
     return found
 
 
-def version() -> dict[str, str]:
-    """Say which release this is."""
-    return {"affectgpt-r1": __version__}
-
-
 def _app() -> App:
     app = App(
         name="affectgpt-r1",
@@ -86,7 +81,7 @@ def _app() -> App:
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor, version):
+    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor):
         app.command(command)
     return app
 

@@ -18,6 +18,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import make_folder, write_whole
+from affectgpt_r1.progress import counted
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
 train = App(name="train", help="Train: cold start, then GRPO.")
@@ -140,19 +141,15 @@ def convert(
 @cache.command
 def size(*, cache: opt.Cache = None) -> object:
     """What a feature cache holds."""
-    from affectgpt_r1.perception.upkeep import contents
-
-    return contents(_store(cache))
+    return _store(cache).contents()
 
 
 @cache.command
 def verify(*, cache: opt.Cache = None) -> Iterator[object]:
     """Read a feature cache whole and check it; status 2 where something is damaged."""
-    from affectgpt_r1.perception.upkeep import verify
-
     store = _store(cache)
     with console.bars() as bar:
-        found = verify(store, bar("verifying"))
+        found = store.verify(bar("verifying"))
     yield found
     if found.damaged:
         raise InputError(
@@ -164,10 +161,8 @@ def verify(*, cache: opt.Cache = None) -> Iterator[object]:
 @cache.command
 def compact(*, cache: opt.Cache = None) -> object:
     """Pack a feature cache into shards, without what is damaged or doubled."""
-    from affectgpt_r1.perception.upkeep import compact
-
     with console.bars() as bar:
-        return compact(_store(cache), progress=bar("packing"))
+        return _store(cache).compact(progress=bar("packing"))
 
 
 @cache.command
@@ -177,12 +172,10 @@ def gc(*manifests: opt.Paths, encoders: opt.Encoders, cache: opt.Cache = None) -
     Args:
         manifests: Whose clips stay.
     """
-    from affectgpt_r1.perception.upkeep import compact
-
     source = _source(encoders)
     with console.bars() as bar:
         keep = {source.key(clip) for manifest in manifests for clip in read_manifest(manifest)}
-        return compact(_store(cache), keep, bar("packing"))
+        return _store(cache).compact(keep, bar("packing"))
 
 
 @train.command
@@ -289,12 +282,9 @@ def evaluate(
         make_folder(out)
     predictor, features = _perceived(model, clips, cache)
     how = {"without": without or (), **asdict(reply)}
-    predictions = []
     with console.bars() as bar:
-        told = bar("predicting")
-        for prediction in predict(predictor, clips, features, **how):
-            predictions.append(prediction)
-            told(len(predictions), len(clips))
+        made = predict(predictor, clips, features, **how)
+        predictions = list(counted(made, len(clips), bar("predicting")))
     words = {prediction.id: prediction.words for prediction in predictions}
     result = evaluate_clips(clips, words, table, level, baseline=before)
     if out:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from affectgpt_r1.asking import Progress, Server, ask_all
+from affectgpt_r1.asking import Server, ask_all
 from affectgpt_r1.emotion.labels import parse_labels
+from affectgpt_r1.progress import Progress
 
 _WORDS = (
     "Below is a description of a person in a video. List the words for the person's emotional "

@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from affectgpt_r1.asking import Progress
 from affectgpt_r1.errors import LexiconError
 from affectgpt_r1.files import sha256_of, write_whole
+from affectgpt_r1.progress import Progress, counted
 
 #: What a user accepts; printed before anything is fetched.
 TERMS = (
@@ -54,23 +54,9 @@ def download(folder: Path, *, source: str = SOURCE, progress: Progress | None = 
         LexiconError: a file cannot be fetched, or is not the one that was published.
     """
     wrong = verify(folder)
-    for done, (name, (place, digest)) in enumerate(FILES.items(), 1):
+    for name, (place, digest) in counted(FILES.items(), len(FILES), progress):
         if name in wrong:
-            content = _fetched(f"{source}/{place}")
-            found = hashlib.sha256(content).hexdigest()
-            if found != digest:
-                raise LexiconError(
-                    f"{source}/{place} is not the published {name}: its SHA-256 begins with "
-                    f"{found[:12]}, not {digest[:12]}; nothing was kept"
-                )
-            try:
-                write_whole(folder / name, content)
-            except OSError as error:
-                raise LexiconError(
-                    f"{folder / name} cannot be written ({error}): name another --folder"
-                ) from None
-        if progress:
-            progress(done, len(FILES))
+            _fetch(f"{source}/{place}", folder / name, digest)
 
 
 def verify(folder: Path) -> dict[str, str]:
@@ -84,12 +70,16 @@ def verify(folder: Path) -> dict[str, str]:
     return wrong
 
 
-def _fetched(address: str) -> bytes:
+def _fetch(address: str, path: Path, digest: str) -> None:
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply:
-            return bytes(reply.read())
+            content = bytes(reply.read())
+        if (found := hashlib.sha256(content).hexdigest()) != digest:
+            raise ValueError(f"its SHA-256 is {found}, not the published {digest}")
+        write_whole(path, content)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise LexiconError(
-            f"{address} cannot be fetched ({' '.join(str(error).split())}): try again where there "
-            "is a connection, or copy the folder and name it with --lexicon-folder"
+            f"{address} cannot be fetched to {path} ({' '.join(str(error).split())}): try again "
+            "where there is a connection and room, or copy the folder and name it with "
+            "--lexicon-folder"
         ) from None

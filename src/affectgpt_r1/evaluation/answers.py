@@ -5,24 +5,22 @@ A row names its sample (`id` or `name`) and gives `prediction` (a text or a list
 What is scored how, this module does not know.
 """
 
-import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 from affectgpt_r1.clips import read_manifest
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.score import Answer
-from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.rows import read_rows
 
 _ANSWERS = ("words", "prediction", "completion")
 _log = logging.getLogger(__name__)
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,72 +75,38 @@ def read_answers(
         InputError: clips of the manifest have no answer.
     """
     truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest else {}
-    seen: set[tuple[object, ...]] = set()
+    lines: dict[tuple[object, ...], int] = {}
     strange: list[str] = []
 
-    def joined(value: Any) -> AnswerRow | None:
-        found = _row(value, group, not truth)
+    def joined(line: int, row: Mapping[str, Any]) -> AnswerRow | None:
+        found = _row(row, group, not truth)
         if truth:
             if found.id not in truth:
                 strange.append(found.id)
                 return None
             clip = truth[found.id]
             own = found.group if found.group != found.id else clip.group or found.id
-            found = replace(found, labels=clip.truth, group=own)
-            found = replace(found, dataset=found.dataset or clip.dataset)
-        name = (found.id, found.dataset, found.checkpoint)
-        if name in seen:
-            raise ValueError(f"id {found.id!r} stands above already")
+            dataset = found.dataset or clip.dataset
+            found = replace(found, labels=clip.truth, group=own, dataset=dataset)
+        first = lines.setdefault((found.id, found.dataset, found.checkpoint), line)
+        if first != line:
+            raise ValueError(f"id {found.id!r} stands on line {first} already")
         if need_labels and found.labels is None:
             raise ValueError(
                 f"{found.id!r} has no labels: write `labels` or `label` "
                 "into the row or name --labels MANIFEST"
             )
-        seen.add(name)
         return found
 
-    rows = list(read_rows(path, joined, "no prediction to score is in it").values())
+    rows = read_rows(path, joined, "no prediction to score is in it")
     if strange:
         _log.warning("%d predictions are left out: the manifest has no such ids", len(strange))
     if len(rows) < len(truth):
         lacking = sorted(truth.keys() - {row.id for row in rows})
         raise InputError(
-            f"{_name_of(path)} has no prediction for {len(lacking)} of {len(truth)} clips of the "
+            f"{path} has no prediction for {len(lacking)} of {len(truth)} clips of the "
             f"manifest (first: {lacking[0]!r}): a score over the rest would be another's"
         )
-    return rows
-
-
-def read_rows(path: Path, read: Callable[[Any], Row | None], nothing: str) -> dict[int, Row]:
-    """What `read` makes of each line of a file of JSON Lines; `-` is standard input.
-
-    Args:
-        path: the file.
-        read: given a line's JSON value; None leaves the line out. Raises ValueError with the
-            reason why it is wrong.
-        nothing: what is said of a file in which no row is left.
-
-    Returns:
-        Rows by the number of their line, from 1; empty lines are none.
-
-    Raises:
-        MissingFileError: there is no such file.
-        ProblemsError: wrong lines, all of them in order; or no row, or it is not UTF-8.
-    """
-    rows: dict[int, Row] = {}
-    problems: list[str] = []
-    for number, line in enumerate(_text_of(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            if (row := read(json.loads(line))) is not None:
-                rows[number] = row
-        except (json.JSONDecodeError, RecursionError):
-            problems.append(f"line {number}: not JSON")
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    if problems or not rows:
-        raise ProblemsError(_name_of(path), problems or [nothing])
     return rows
 
 
@@ -160,24 +124,7 @@ def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _name_of(path: Path) -> str:
-    return "standard input" if str(path) == "-" else str(path)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return content.decode("utf-8-sig")
-    except OSError:
-        hint = "give a .jsonl file that exists and can be read"
-        raise MissingFileError(f"no predictions at {path}: {hint}") from None
-    except UnicodeDecodeError:
-        raise ProblemsError(_name_of(path), ["not UTF-8: save the file as UTF-8"]) from None
-
-
-def _row(row: Any, group: str, must_have_group: bool) -> AnswerRow:
-    if not isinstance(row, dict):
-        raise ValueError("not an object")
+def _row(row: Mapping[str, Any], group: str, must_have_group: bool) -> AnswerRow:
     name = row.get("name") if row.get("id") is None else row["id"]
     if name is None:
         raise ValueError("no 'id'")

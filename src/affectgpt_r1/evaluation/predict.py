@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from affectgpt_r1 import __version__
-from affectgpt_r1.asking import Progress
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
@@ -27,6 +26,7 @@ from affectgpt_r1.model.profiles import PROFILES, encoders_of, load_processor
 from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
+from affectgpt_r1.progress import Progress, counted
 
 DecodingName = Literal["greedy", "published"]
 
@@ -132,12 +132,7 @@ def perceive_clips(
         MissingFileError: a clip is not in the cache and the encoders are not on this machine.
         ModelFolderError: the encoders here are not those that the model was trained on.
     """
-    features = []
-    for done, clip in enumerate(clips, 1):
-        features.append(perceive(clip, source, cache))
-        if progress:
-            progress(done, len(clips))
-    return features
+    return [perceive(clip, source, cache) for clip in counted(clips, len(clips), progress)]
 
 
 def predict(

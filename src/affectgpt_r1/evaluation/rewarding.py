@@ -30,8 +30,9 @@ from affectgpt_r1.emotion.score import search_constant
 from affectgpt_r1.emotion.sentiment import sentiment_of
 from affectgpt_r1.emotion.significance import Interval, bootstrap
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import is_texts, read_rows
+from affectgpt_r1.evaluation.answers import is_texts
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
+from affectgpt_r1.rows import read_rows
 
 Kind = Literal["bound", "honest", "exploit"]
 Words: TypeAlias = Sequence[str]
@@ -104,10 +105,10 @@ def reward_rows(path: Path, recipe: RewardRecipe) -> Iterator[dict[str, object]]
         InputError: terms that the mode does not allow, or an unknown lexicon.
     """
     rule, lexicon = _loaded(recipe)
-    for number, row in read_rows(path, _row, "no completion to reward is in it").items():
+    for row in read_rows(path, _row, "no completion to reward is in it"):
         read = parse_completion(row["completion"], recipe.mode)
         yield {
-            "id": row.get("id", number),
+            "id": row["id"],
             **asdict(reward(read, read_words(row["labels"]), lexicon, rule)),
             "words": list(read.words),
             "problems": sorted(read.problems),
@@ -166,14 +167,12 @@ def _loaded(recipe: RewardRecipe) -> tuple[RewardRule, Lexicon]:
     return RewardRule.of(recipe.rewards, recipe.mode), lexicon
 
 
-def _row(row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict) or not {"completion", "labels"} <= row.keys():
-        raise ValueError("no object with 'completion' and 'labels'")
-    completion, labels = row["completion"], row["labels"]
+def _row(line: int, row: dict[str, Any]) -> dict[str, Any]:
+    completion, labels = row.get("completion"), row.get("labels")
     if not isinstance(completion, str) or not (isinstance(labels, str) or is_texts(labels)):
         raise ValueError("'completion' is a text, 'labels' a text or a list of texts")
     json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # what is told again can be told
-    return row
+    return {"id": line, **row}
 
 
 def _ways(payer: Payer, honest: Sequence[Words] | None) -> dict[str, list[str]]:

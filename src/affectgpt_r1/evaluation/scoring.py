@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_path
 
-from affectgpt_r1.asking import Progress, Server
+from affectgpt_r1.asking import Server
 from affectgpt_r1.emotion import significance
 from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
 from affectgpt_r1.emotion.extract import extract_words
@@ -37,7 +37,8 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import write_whole, writing
+from affectgpt_r1.progress import Progress
 
 Metric = Literal["ew", "hit", "sentiment"]
 PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]
@@ -390,7 +391,5 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
             sample["wheels"] = [sample_wheels(labels, words, lexicon, le) for le in rule.levels]
         sample["unknown"] = [word for word in words if not lexicon.knows(word)]
         lines.append(json.dumps(sample))
-    try:
+    with writing(path):
         write_whole(path, "\n".join(lines) + "\n")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be written ({error}): name another file") from None

@@ -3,15 +3,18 @@
 A file is safetensors with three tensors a clip, `KEY/visual`, `KEY/audio` and `KEY/about` (JSON),
 read memory-mapped; its header is its index. Many processes may read, write and pack one folder at
 once: a file appears whole, by renaming, and two writers of one key write the same. What is damaged
-is found on reading, counted, and made again by the caller. Nothing is thrown out to save space:
-`affectgpt_r1.perception.upkeep` does that.
+is found on reading, counted, and made again by the caller. Looking after a cache (`verify`,
+`compact`, `pack`) may run while others read and write; what they put meanwhile is kept, except by a
+throwing out that was not told of it.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +26,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import write_whole, writing
 from affectgpt_r1.perception.features import Features
+from affectgpt_r1.progress import Progress, counted
 
 logger = logging.getLogger(__name__)
+
+#: Clips in a full shard: some 120 MB at the full profile.
+SHARD_CLIPS = 2048
+
+# What is unfinished for longer was left by a process that died.
+_ABANDONED_S = 3600
 
 #: What reading a damaged file or entry raises.
 DAMAGE = (SafetensorError, ValueError, KeyError, TypeError)
@@ -71,6 +81,26 @@ class EntryFile:
             raise ValueError("its content does not match its digest")
         about["flags"] = frozenset(about["flags"])
         return Features(visual=visual, audio=audio, key=key, **about)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a cache holds.
+
+    Attributes:
+        clips: keys, each once.
+        shards, loose: files.
+        size_bytes: of all files.
+        damaged: entries that are not what was written.
+        dropped: entries thrown out, since nobody asked to keep them.
+    """
+
+    clips: int
+    shards: int
+    loose: int
+    size_bytes: int
+    damaged: int = 0
+    dropped: int = 0
 
 
 class FeatureCache:
@@ -159,13 +189,100 @@ class FeatureCache:
         Raises:
             InputError: the folder cannot be written.
         """
-        try:
+        with writing(self.folder):
             write_whole(path, entries_bytes(entries), durable=durable)
-        except OSError as error:
-            raise InputError(
-                f"cannot write the feature cache at {self.folder} ({error.strerror or error}): "
-                "make room, mend its permissions or name another folder"
-            ) from None
+
+    def contents(self) -> Contents:
+        """What a cache holds, by its indices alone; files that are not whole go."""
+        shards, loose = self.shards(), self.loose()
+        keys = {key for path in shards if (file := self.opened(path)) for key in file.keys}
+        keys |= {path.stem for path in loose}
+        size_bytes = 0
+        for path in (*shards, *loose):
+            with suppress(FileNotFoundError):  # packed meanwhile
+                size_bytes += path.stat().st_size
+        return Contents(len(keys), len(shards), len(loose), size_bytes, self.damaged)
+
+    def verify(self, progress: Progress | None = None) -> Contents:
+        """Read everything and check it; nothing is changed but that files that are not whole go."""
+        files = [*self.shards(), *self.loose()]
+        for path in counted(files, len(files), progress):
+            if file := self.opened(path):
+                self._sound(file, file.keys)
+        return self.contents()
+
+    def compact(
+        self, keep: Container[str] | None = None, progress: Progress | None = None
+    ) -> Contents:
+        """Read everything; pack loose files and small shards, leave out what is damaged or doubled.
+
+        Args:
+            keep: keys; others are thrown out. None: all stay.
+            progress: told how many of how many files are read.
+        """
+        for path in (*self.folder.glob("loose/*/*.tmp"), *self.folder.glob("shards/*.tmp")):
+            with suppress(FileNotFoundError):  # its writer is done with it
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+        dropped = self.pack([*self.shards(), *self.loose()], keep, progress)
+        return replace(self.contents(), dropped=dropped)
+
+    def pack(
+        self,
+        files: Sequence[Path],
+        keep: Container[str] | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Write the entries of files into shards; each file goes once its entries are on disk.
+
+        A full shard that has nothing to leave out stays.
+
+        Returns:
+            How many entries were thrown out.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        dropped, seen = 0, set[str]()
+        batch: list[Features] = []
+        spent: list[Path] = []
+        for path in counted(files, len(files), progress):
+            if file := self.opened(path):
+                new = [key for key in file.keys if key not in seen]
+                wanted = [key for key in new if keep is None or key in keep]
+                dropped += len(new) - len(wanted)
+                sound = self._sound(file, wanted)
+                seen |= {features.key for features in sound}
+                if not len(sound) == len(file.keys) >= SHARD_CLIPS:
+                    batch += sound
+                    spent.append(path)
+            if len(batch) >= SHARD_CLIPS:
+                self._repack(spent, batch)
+                batch, spent = [], []
+        self._repack(spent, batch)
+        return dropped
+
+    def _sound(self, file: EntryFile, keys: Sequence[str]) -> list[Features]:
+        found = []
+        for key in keys:
+            try:
+                found.append(file.read(key))
+            except FileNotFoundError:  # packed meanwhile
+                break
+            except DAMAGE:
+                self.damaged += 1
+        return found
+
+    def _repack(self, spent: Sequence[Path], batch: Sequence[Features]) -> None:
+        names = " ".join(sorted(features.key for features in batch))
+        # One name for the same clips: packing twice, or two processes at once, doubles nothing.
+        name = hashlib.sha256(names.encode()).hexdigest()[:32]
+        shard = self.folder / "shards" / f"{name}.safetensors"
+        if batch and spent != [shard]:
+            self.write(shard, batch, durable=True)
+        for path in spent:
+            if path != shard:
+                path.unlink(missing_ok=True)
 
     def _read(self, file: EntryFile | None, key: str) -> Features | None:
         if file is None:

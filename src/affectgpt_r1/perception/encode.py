@@ -11,8 +11,8 @@ the cache, so one that is lost costs what it had in flight.
 import json
 import os
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache as remembered
@@ -20,16 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from affectgpt_r1.asking import Progress
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.files import make_folder, write_whole
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
-from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, encoded
-from affectgpt_r1.perception.upkeep import SHARD_CLIPS, pack
+from affectgpt_r1.progress import Progress
 
 #: What became of a clip: encoded, found in the cache, or failed.
 Fate = Literal["encoded", "cached", "failed"]
@@ -77,30 +76,38 @@ def encode_clips(
     # An order of one's own: two processes on one manifest do not run after each other's clips.
     wanted = random.Random(os.getpid()).sample(clips, len(clips))
     fates: Counter[Fate] = Counter()
-    mine: list[Path] = []
-    waiting: dict[str, tuple[Clip, ClipMedia]] = {}
+    mine: set[str] = set()  # keys that were put and are not packed yet
+    waiting: list[tuple[Clip, str, ClipMedia]] = []
+
+    def note(clip: Clip, fate: Fate, reason: str = "") -> None:
+        fates[fate] += 1
+        if fate == "failed":
+            _list_failure(cache, clip, reason)
+        else:
+            solved.append(clip)
+
     # Without its encoders the source can travel to another process.
     read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder, crops)
     try:
         for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
             if found is None:
-                _list_failure(cache, clip, str(reason))
-                fates["failed"] += 1
-            elif (key := found[0]) in waiting or found[1] is None:
-                fates["cached"] += 1
-                solved.append(clip)
+                note(clip, "failed", str(reason))
+            elif found[1] is None or found[0] in mine:
+                note(clip, "cached")
             else:
-                waiting[key] = clip, found[1]
+                waiting.append((clip, found[0], found[1]))
             if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
-                put = _encode(waiting, source, cache)
-                fates["encoded"] += len(put)
-                fates["failed"] += len(waiting) - len(put)
-                solved += [waiting[path.stem][0] for path in put]
-                mine += put
-                waiting = {}
+                faults = _encode({key: media for _, key, media in waiting}, source, cache)
+                for clip, key, _ in waiting:
+                    if key in faults:
+                        note(clip, "failed", faults[key])
+                    else:  # two files of one content may wait together
+                        note(clip, "cached" if key in mine else "encoded")
+                        mine.add(key)
+                waiting = []
             if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
-                pack(cache, mine)
-                mine = []
+                cache.pack([*map(cache.path, mine)])
+                mine = set()
             if progress:
                 progress(done, len(wanted))
     finally:
@@ -190,23 +197,21 @@ class _Encoding:
 
 
 def _encode(
-    batch: dict[str, tuple[Clip, ClipMedia]], source: EncoderSource, cache: FeatureCache
-) -> list[Path]:
-    """Encode and keep a batch; the files of what was kept, the rest is listed."""
+    batch: Mapping[str, ClipMedia], source: EncoderSource, cache: FeatureCache
+) -> dict[str, str]:
+    """Encode and keep what was read, by key; the reasons of what could not be."""
     source.load()  # what is wrong with the encoders is no fault of the clips
     try:
-        done = encoded({key: media for key, (_, media) in batch.items()}, source)
+        done = encoded(batch, source)
     except InputError as error:
         if len(batch) == 1:
-            ((clip, _),) = batch.values()
-            _list_failure(cache, clip, str(error))
-            return []
+            return dict.fromkeys(batch, str(error))
         # One of them is at fault: which, shows when each is alone.
-        alone = [_encode({key: item}, source, cache) for key, item in batch.items()]
-        return [path for paths in alone for path in paths]
+        alone = [_encode({key: media}, source, cache) for key, media in batch.items()]
+        return dict(ChainMap(*alone))
     for features in done:
         cache.put(features)
-    return [cache.path(features.key) for features in done]
+    return {}
 
 
 def read_unless_cached(

@@ -1,0 +1,72 @@
+"""Rows of files that others wrote: JSON Lines, with all that is wrong told at once, by line."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from affectgpt_r1.errors import MissingFileError, ProblemsError
+
+#: A line's number, from 1, and its columns, or else why it has none.
+Line: TypeAlias = tuple[int, dict[str, Any] | str]
+Row = TypeVar("Row")
+
+
+def json_lines(text: str) -> Iterator[Line]:
+    """The objects of JSON Lines; empty lines are none."""
+    # Not str.splitlines: a text may hold U+2028, which JSON leaves as it is.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, "not JSON"
+            else:
+                yield number, value if isinstance(value, dict) else "not an object in braces"
+
+
+def read_rows(
+    path: Path,
+    read: Callable[[int, dict[str, Any]], Row | None],
+    nothing: str,
+    *,
+    lines: Callable[[str], Iterable[Line]] = json_lines,
+    fault: type[ProblemsError] = ProblemsError,
+) -> list[Row]:
+    """What `read` makes of each line of a file.
+
+    Args:
+        path: UTF-8; `-` is standard input.
+        read: given a line's number and its columns; None leaves the line out. Raises ValueError
+            with the reason why it is wrong.
+        nothing: what is said of a file in which no row is left.
+        lines: takes the file's text apart.
+        fault: the kind of error.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ProblemsError: wrong lines, all of them in order; or no row, or it is not UTF-8.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError:
+        raise MissingFileError(f"no file at {path}: name one that exists and can be read") from None
+    except UnicodeDecodeError as error:
+        told = f"not UTF-8 at byte {error.start}: save the file as UTF-8"
+        raise fault(name, [told]) from None
+    rows: list[Row] = []
+    problems: list[str] = []
+    for number, found in lines(text):
+        try:
+            if isinstance(found, str):
+                raise ValueError(found)
+            if (row := read(number, found)) is not None:
+                rows.append(row)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+    if problems or not rows:
+        raise fault(name, problems or [nothing])
+    return rows
