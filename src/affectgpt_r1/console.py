@@ -96,15 +96,6 @@ def rated(told: Callable[..., None]) -> Callable[[int, int], None]:
     return step
 
 
-def evaluation_table(result: Any) -> None:
-    """The figures of an evaluation, for people."""
-    table = Table("", "F", "95 % interval", title=result.signature, title_justify="left")
-    for name, value, interval in result.lines():
-        bounds = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
-        table.add_row(name, f"{value:.3f}", bounds)
-    people.print(table)
-
-
 def prepared_table(result: Any) -> None:
     """What was found of a data set, for people; what is not as it should be stands out."""
     title = f"{result.clips} clips in {result.manifest}"

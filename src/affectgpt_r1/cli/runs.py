@@ -16,7 +16,7 @@ from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
-from affectgpt_r1.evaluation.render import json_row
+from affectgpt_r1.evaluation.render import json_row, render
 from affectgpt_r1.files import make_folder, write_whole
 from affectgpt_r1.progress import counted
 
@@ -292,7 +292,7 @@ def evaluate(
         write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
         rows = read_answers(out / "predictions.jsonl")
         write_report(out / "report.html", table, rows, clips, before, level=level, run=model)
-    console.evaluation_table(result)
+    console.people.out(render(json_row(result), "text"), highlight=False)
     return result
 
 

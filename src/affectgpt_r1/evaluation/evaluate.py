@@ -63,22 +63,6 @@ class Evaluation(WheelScore):
     skipped: Mapping[str, int]
     signature: str
 
-    def lines(self) -> list[tuple[str, float, Interval | None]]:
-        """The figures for people: name, value, interval; without what is not known."""
-        above, beside = self.over_constant, self.over_baseline
-        rows: list[tuple[str, float | None, Interval | None]] = [
-            ("F", self.f, self.interval),
-            (f"constant: {', '.join(self.constant.words)}", self.constant.f, None),
-            ("above the constant", above.value, above),
-            ("baseline", self.baseline, None),
-            ("above the baseline", None if beside is None else beside.value, beside),
-            ("ceiling of the labels", self.ceiling, None),
-            ("coverage of the answers", self.coverage, None),
-            ("words per answer", self.words_per_answer, None),
-            ("distinct answers", float(self.distinct_answers), None),
-        ]
-        return [(name, value, bounds) for name, value, bounds in rows if value is not None]
-
 
 def evaluate_words(
     pairs: Sequence[Pair],

@@ -52,7 +52,7 @@ def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             what, score = value.values()
             words = what if isinstance(what, str) else ", ".join(what)
             yield f"best constant answer ({words})", _number(score), ""
-        elif name == "over_constant":
+        elif name in ("over_constant", "over_baseline") and value:
             yield title, _number(value["value"]), _bounds(value)
         elif name == "skipped":
             yield from ((f"left out: {reason}", str(count), "") for reason, count in value.items())
