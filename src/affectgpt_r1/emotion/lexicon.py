@@ -192,6 +192,4 @@ def authors_folder() -> Path:
 
 @lru_cache(maxsize=5)
 def _loaded(name: str, folder: Path | None) -> Lexicon:
-    if folder is None:
-        return Lexicon(name, builtin_tables())
-    return Lexicon(name, authors_tables(name, folder, user_cache_path("affectgpt-r1") / "lexicon"))
+    return Lexicon(name, authors_tables(name, folder) if folder else builtin_tables())

@@ -1,14 +1,12 @@
 """The tables behind a lexicon: five wheels, word forms, near wheel words, every word's classes.
 
-Read from this package's own files or from the folder in which the authors hand theirs out
-(METRIC.md, "Tables"), compiled into word -> classes, and kept in the user's cache under the hash of
-what was read, so that a spreadsheet is parsed once. Looking words up is `lexicon`'s part.
+Read from this package's own file, or from the folder in which the authors hand theirs out
+(METRIC.md, "Tables"), and compiled into word -> classes. Looking words up is `lexicon`'s part.
 """
 
 import csv
 import hashlib
 import json
-import logging
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -20,7 +18,6 @@ from zipfile import BadZipFile
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import LexiconError
-from affectgpt_r1.files import write_whole
 
 #: word -> class, for each of two rings.
 WheelTable: TypeAlias = Sequence[Mapping[str, str]]
@@ -35,7 +32,6 @@ _WHEEL_SIZES = {f"wheel{i}.xlsx": size for i, size in enumerate((114, 126, 78, 1
 #: SyntaxError), and one that holds something else.
 _UNREADABLE = (OSError, BadZipFile, zlib.error, SyntaxError, csv.Error)
 _OTHERWISE = (LookupError, ValueError, TypeError, AttributeError)
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +64,19 @@ def builtin_tables() -> Tables:
     return _unpack(json.loads(data.read_text(encoding="utf-8")))
 
 
-def authors_tables(name: str, folder: Path, cache: Path) -> Tables:
-    """The authors' tables of one year.
+def authors_tables(name: str, folder: Path) -> Tables:
+    """The authors' tables of one year, compiled in a quarter of a second.
 
     Args:
         name: mer2025 or mer2026, which word forms.
         folder: holds wheel1.xlsx to wheel5.xlsx, synonym.xlsx and `name`/format.csv.
-        cache: folder to keep the compiled tables in.
 
     Raises:
         LexiconError: a file is missing or damaged; the message names it.
     """
-    paths = [folder / file for file in (*_WHEEL_SIZES, "synonym.xlsx", f"{name}/format.csv")]
-    contents = [_read(path, Path.read_bytes) for path in paths]
-    return _cached(cache, name, contents, lambda: _compile_authors(paths))
+    wheels = [_read(folder / file, _wheel) for file in _WHEEL_SIZES]
+    forms = _read(folder / name / "format.csv", _forms)
+    return _unpack(pack((forms, _read(folder / "synonym.xlsx", _synonyms), wheels, {})))
 
 
 def compile_wheel(sectors: Mapping[str, Mapping[str, Iterable[str]]]) -> WheelTable:
@@ -116,28 +111,6 @@ def pack(content: Content) -> dict[str, Any]:
     return packed
 
 
-def _cached(
-    cache: Path, name: str, contents: Iterable[bytes], compiled: Callable[[], Content]
-) -> Tables:
-    """Read tables from the cache, or compile and keep them; a spoilt entry is made anew."""
-    digest = hashlib.sha256(f"3\n{name}".encode())
-    for content in contents:
-        digest.update(hashlib.sha256(content).digest())
-    path = cache / f"{name}-{digest.hexdigest()[:16]}.json"
-    try:
-        return _unpack(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError):
-        _log.warning("%s is not readable; the lexicon is compiled anew", path)
-    packed = pack(compiled())
-    try:
-        write_whole(path, json.dumps(packed, separators=(",", ":")))
-    except OSError as error:
-        _log.warning("the compiled lexicon is not kept (%s); every start compiles it", error)
-    return _unpack(packed)
-
-
 def _unpack(packed: dict[str, Any]) -> Tables:
     return Tables(**{**packed, "classes": bytes.fromhex(packed["classes"])})
 
@@ -156,12 +129,6 @@ def _classes(packed: Mapping[str, Any]) -> tuple[list[list[list[str]]], str]:
             for i, word in enumerate(by)
         )
     return names, codes.hex()
-
-
-def _compile_authors(paths: Sequence[Path]) -> Content:
-    *wheel_paths, synonym_path, form_path = paths
-    wheels = [_read(path, _wheel) for path in wheel_paths]
-    return _read(form_path, _forms), _read(synonym_path, _synonyms), wheels, {}
 
 
 def _read(path: Path, read: Callable[[Path], Table]) -> Table:
