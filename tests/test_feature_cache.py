@@ -47,7 +47,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     found = FeatureCache(tmp_path / "cache").get(kept.key)
     assert same(found, kept)
     assert same(cache.get(kept.key), kept)
-    assert (cache.hits, cache.misses, cache.damaged) == (1, 1, 0)
+    assert cache.damaged == 0
 
 
 def test_files_are_sharded_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_file_with_a_flipped_bit_is_found_removed_and_counted(
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     assert cache.get(kept.key) is None
-    assert (cache.damaged, cache.misses) == (1, 1)
+    assert cache.damaged == 1
     assert not path.exists()
     cache.put(kept)
     assert same(cache.get(kept.key), kept)

@@ -183,7 +183,7 @@ def test_a_perceived_clip_is_not_read_again(tmp_path: Path, sound_clip: Clip) ->
     first = perceive(sound_clip, source(visual, audio), cache)
     renamed = replace(sound_clip, id="other", subtitle="Oh.", labels=("sad",))
     again = perceive(renamed, source(visual, audio), cache)
-    assert (cache.hits, cache.misses, cache.damaged, audio.calls) == (1, 1, 0, 1)
+    assert (cache.damaged, audio.calls) == (0, 1)
     assert first.key == again.key
     assert np.array_equal(first.audio, again.audio)
     assert first.flags == again.flags

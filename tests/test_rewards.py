@@ -23,7 +23,7 @@ from affectgpt_r1.errors import InputError, ProblemsError
 from affectgpt_r1.evaluation.rewarding import reward_rows
 from affectgpt_r1.rewards import RewardRule, reward
 from affectgpt_r1.rewards.compose import length_factor
-from affectgpt_r1.training.advantages import group_advantages
+from affectgpt_r1.training.grpo import group_advantages
 
 
 def test_reward_and_metric_are_one_function_on_10000_pairs() -> None:

@@ -53,7 +53,6 @@ def test_an_open_cache_finds_what_another_has_packed(tmp_path: Path) -> None:
     assert same(reader.get(features(0).key), features(0))
     cache.compact()
     assert all(reader.get(features(seed).key) for seed in range(12))
-    assert (reader.hits, reader.misses) == (13, 0)
 
 
 def test_packing_again_changes_nothing_and_small_shards_become_one(tmp_path: Path) -> None:

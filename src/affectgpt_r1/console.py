@@ -62,14 +62,15 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
 
 
 def _line_by_line(name: str) -> Callable[..., None]:
-    """Progress for a log: a line every half a minute."""
-    last_s = time.monotonic()
+    """Progress for a log: a line every half a minute, with the rate and the time left."""
+    began_s = last_s = time.monotonic()
 
     def told(done: int, total: int, note: str = "") -> None:
         nonlocal last_s
-        if time.monotonic() - last_s >= 30:
-            last_s = time.monotonic()
-            people.print(f"{name} {done}/{total} {note}", highlight=False, soft_wrap=True)
+        if (now_s := time.monotonic()) - last_s >= 30:
+            last_s, rate = now_s, max(done, 1) / (now_s - began_s)
+            left = f"{rate:.1f} a second, {(total - done) / rate / 60:.0f} minutes left"
+            people.print(f"{name} {done}/{total}, {left} {note}", highlight=False, soft_wrap=True)
 
     return told
 
@@ -81,17 +82,6 @@ def steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]]
     def step(done: int, total: int, figures: Mapping[str, float]) -> None:
         note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
         told(done, total, note)
-
-    return step
-
-
-def rated(told: Callable[..., None]) -> Callable[[int, int], None]:
-    """A bar told how many of how many are done, with the rate and the time left beside it."""
-    began_s = time.monotonic()
-
-    def step(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - began_s, 1e-9)
-        told(done, total, f"{rate:.1f} a second, {(total - done) / rate / 60:.0f} minutes left")
 
     return step
 

@@ -107,7 +107,7 @@ def encode(
             run = partial(encoding.encode_on_ray, wanted, load, gpus=int(device.startswith("cuda")))
         else:
             run = partial(encoding.encode_clips, wanted, load())
-        told = console.rated(bar("encoding"))
+        told = bar("encoding")
         fates = run(store, guard, batch_clips=batch_clips, crops=write_faces, progress=told)
     if write_faces:
         crops = {path.stem: path for path in write_faces.glob("*.npy")}

@@ -19,7 +19,7 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import sha256_of, write_whole
+from affectgpt_r1.files import sha256_of, write_whole, writing
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import PROFILES, encoders_of, load_processor
@@ -226,21 +226,18 @@ def predict_into(
         InputError: the file cannot be written, or holds other predictions than these.
     """
     wanted = [(clip.id, predictor.signature, asked_as(**how)) for clip in clips]
-    try:
-        with path.open("a+b") as file:
-            file.seek(0)
-            lines = [line for line in file if line.endswith(b"\n")]
-            if list(map(_name_of, lines)) != wanted[: len(lines)]:
-                raise InputError(f"{path} holds other predictions: name another file, or remove it")
-            done = len(lines) if len(lines) == len(clips) else len(lines) // _BATCH * _BATCH
-            file.truncate(sum(map(len, lines[:done])))
-            begun = predict(predictor, clips[done:], features[done:], **how)
-            for count, prediction in enumerate(begun, done + 1):
-                file.write(_line(prediction).encode())
-                file.flush()
-                progress(count, len(clips))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error}): name another file") from None
+    with writing(path), path.open("a+b") as file:
+        file.seek(0)
+        lines = [line for line in file if line.endswith(b"\n")]
+        if list(map(_name_of, lines)) != wanted[: len(lines)]:
+            raise InputError(f"{path} holds other predictions: name another file, or remove it")
+        done = len(lines) if len(lines) == len(clips) else len(lines) // _BATCH * _BATCH
+        file.truncate(sum(map(len, lines[:done])))
+        begun = predict(predictor, clips[done:], features[done:], **how)
+        for count, prediction in enumerate(begun, done + 1):
+            file.write(_line(prediction).encode())
+            file.flush()
+            progress(count, len(clips))
     return done
 
 

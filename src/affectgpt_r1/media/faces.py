@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -164,15 +164,12 @@ def squash(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(resized, dtype=np.uint8)
 
 
-def read_given_faces(
-    path: Path, count: int, channel_order: Literal["bgr", "rgb"] = "bgr"
-) -> NDArray[np.uint8] | None:
+def read_given_faces(path: Path, count: int) -> NDArray[np.uint8] | None:
     """Read face crops from a plain npy file, uniformly sampled.
 
     Args:
-        path: (n, H, W, 3) uint8; never unpickled.
+        path: (n, H, W, 3) uint8 in OpenFace's order, BGR; never unpickled.
         count: how many are taken.
-        channel_order: OpenFace's crops, as published, are BGR.
 
     Returns:
         (count, 224, 224, 3) RGB; None where the array is empty (a clip in which no face was found).
@@ -198,8 +195,7 @@ def read_given_faces(
             "crops so"
         )
     taken = crops[sampled_indices(len(crops), count)]
-    rgb = taken[..., ::-1] if channel_order == "bgr" else taken
-    return np.stack([squash(np.ascontiguousarray(crop)) for crop in rgb])
+    return np.stack([squash(np.ascontiguousarray(crop)) for crop in taken[..., ::-1]])
 
 
 def write_faces(path: Path, crops: NDArray[np.uint8]) -> None:

@@ -111,14 +111,12 @@ class FeatureCache:
             user's cache directory.
 
     Attributes:
-        hits: keys found by this object.
-        misses: keys not found, the damaged among them.
         damaged: files and entries that were there but could not be trusted.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self.folder = Path(folder) if folder else user_cache_path("affectgpt-r1") / "features"
-        self.hits = self.misses = self.damaged = 0
+        self.damaged = 0
         self._seen: set[Path] = set()
         self._shard_of: dict[str, EntryFile] = {}
 
@@ -145,8 +143,6 @@ class FeatureCache:
         # Between the two looks another process may have packed the loose file.
         if found is None and self._new_shards():
             found = self._read(self._shard_of.get(key), key)
-        self.hits += found is not None
-        self.misses += found is None
         return found
 
     def holds(self, key: str) -> bool:

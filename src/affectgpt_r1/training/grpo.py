@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,9 +31,11 @@ from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
 from affectgpt_r1.rewards.perception import Judge
-from affectgpt_r1.training.advantages import group_advantages
 from affectgpt_r1.training.run_folder import append_json
 from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
+
+#: Below this spread a group counts as equal; TRL's epsilon in the division is the same.
+EPSILON = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,30 @@ class GrpoTrainer(RunTrainer):
 def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:
     """The loss of a part without anything to learn: each parameter takes part with weight 0."""
     return torch.stack([p.sum() for p in model.trained_state().values()]).sum() * 0.0
+
+
+def group_advantages(
+    rewards: NDArray[np.float64], scale: Literal["group", "batch", "none"] = "group"
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Centre each group's rewards and scale them.
+
+    Args:
+        rewards: (B, G).
+        scale: divide by the group's or the batch's standard deviation (ddof 1), or not.
+
+    Returns:
+        advantages (B, G), and which groups vary at all (B,).
+
+    >>> group_advantages(np.array([[0.0, 1.0], [0.5, 0.5]]))[1].tolist()
+    [True, False]
+    """
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    varied = rewards.std(axis=1, ddof=1) > EPSILON
+    if scale == "group":
+        centred = centred / (rewards.std(axis=1, ddof=1, keepdims=True) + EPSILON)
+    elif scale == "batch":
+        centred = centred / (rewards.std(ddof=1) + EPSILON)
+    return centred * varied[:, None], varied
 
 
 def logprob_sum(rollouts: Sequence[Rollout]) -> float:

@@ -28,7 +28,7 @@ from transformers import (
     TrainerControl,
     TrainingArguments,
 )
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, OptimizerSettings
@@ -236,24 +236,23 @@ class RunTrainer(Trainer):
         """Not counted: prompts and completions differ from step to step."""
         return 0
 
-    def _get_output_dir(self, trial: Any) -> str:
-        # Below it transformers writes a checkpoint; sealed, it is moved to its place.
-        return f"{checkpoint_path(self.run_folder, self.state.global_step)}.tmp"
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        step, staging = self.state.global_step, Path(self._get_output_dir(trial))
-        first = self.args.should_save
+        final = checkpoint_path(self.run_folder, self.state.global_step)
+        staging, first = final.with_suffix(".tmp"), self.args.should_save
         try:
             if first:
                 shutil.rmtree(staging, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)
+            self.save_model(staging)
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_rng_state(str(staging))
             f = self.held_out() if self.held_out else None
             self.accelerator.wait_for_everyone()  # each has written its random generators' states
             if first:
+                self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
                 if f is not None:
-                    note_f(staging / f"checkpoint-{step}", f)
-                seal(staging / f"checkpoint-{step}", checkpoint_path(self.run_folder, step))
+                    note_f(staging, f)
+                seal(staging, final)
                 rotate(self.run_folder, self.recipe.run.keep_checkpoints)
         finally:
             if first:
