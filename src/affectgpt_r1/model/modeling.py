@@ -144,8 +144,8 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             modality, visual, audio: as in `embed`; not read once the prompt is in the cache.
             inputs_embeds: (B, L, H) instead of `input_ids`.
             position_ids, past_key_values: as in transformers.
-            labels: (B, L), -100 where no loss falls. With labels, only their positions meet the
-                head and no logits are returned: the vocabulary is large and the prompt long.
+            labels: (B, L), -100 where no loss falls. Training does not come this way: there only
+                completions meet the head (`shared_prefix`).
             logits_to_keep: the last so many positions get logits; 0 means all.
             run: called with this model, and its result returned, instead of all the above: so
                 what scores and samples is a forward pass to whatever wraps the model.
@@ -173,16 +173,11 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         hidden: Tensor = output.last_hidden_state  # (B, L, H)
         head = self.language_model.lm_head
-        if labels is not None:
-            wanted = labels[:, 1:] != -100
-            logits = head(hidden[:, :-1][wanted]).float()  # (N, V)
-            loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
-            loss = loss / wanted.sum().clamp(min=1)
-            return CausalLMOutputWithPast(loss=loss, past_key_values=output.past_key_values)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return CausalLMOutputWithPast(
-            logits=head(hidden[:, kept]), past_key_values=output.past_key_values
-        )
+        logits = head(hidden[:, kept])
+        size = logits.shape[-1]
+        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=size)
+        return CausalLMOutputWithPast(loss, logits, output.past_key_values)
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:

