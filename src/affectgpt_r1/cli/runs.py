@@ -204,7 +204,7 @@ def grpo(recipe: str, /, *, overrides: opt.Overrides = None) -> object:
 
 @train.command
 def replay(folder: Path, /, *, process: opt.Whole = 0) -> object:
-    """Make an update again that ended a run: which clips, and where, were no numbers.
+    """Make an update again that ended a run: of which clips figures are no numbers.
 
     Args:
         folder: RUN/failed/step-NNNNNN, as the run named it.

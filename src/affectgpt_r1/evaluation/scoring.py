@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
-from operator import eq
 from pathlib import Path
 from typing import Any, Literal
 
@@ -279,11 +278,6 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in signs}
     best = max(signs, key=lambda sign: by_sign[sign])
     given = [row.sentiment for row in kept.rows]
-    by_polarity = None  # where sentiments and words are given: what the lexicon makes of the words
-    if None not in given and all(words):
-        polar = [sentiment_of(answer, lexicon) for answer in words]
-        agreement = sum(map(eq, polar, given)) / len(given)
-        by_polarity = {"agreement": agreement, "waf": sentiment_scores(labels, polar).waf}
     return {
         "waf": score.waf,
         "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
@@ -296,7 +290,6 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
             said is None and not any(map(lexicon.polarity, answer))
             for said, answer in zip(given, words, strict=True)
         ),
-        "by_polarity": by_polarity,
     }
 
 

@@ -1,11 +1,10 @@
 """The update that ended a run, made again from what was saved of it.
 
 Nothing is trained and nothing is written. Whether its figures are numbers is found again, and of
-which clips and in which module not; of several processes each saved its own clips.
+which clips they are none; of several processes each saved its own clips.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PosixPath
 from tempfile import TemporaryDirectory
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, load_recipe
@@ -45,13 +43,11 @@ class Replayed:
     Attributes:
         step: the update's number.
         error: what is no number, as the run said it; None: all figures are numbers this time.
-        module: the first module that put out something that is none.
         clips: those that do so alone.
     """
 
     step: int
     error: str | None
-    module: str | None
     clips: tuple[str, ...]
 
 
@@ -78,11 +74,10 @@ def replay(folder: Path, process: int = 0) -> Replayed:
         trainer = _trainer(folder, scratch)
         trainer.state.global_step = step
         model = trainer.accelerator.prepare_model(trainer.affect_model)
-        with _watched(model) as first:
-            fault = _fault(trainer, model, update)
+        fault = _fault(trainer, model, update)
         clips = {k: one for inputs in update for k, one in trainer.alone(inputs).items()}
         alone = [name for name, one in clips.items() if _fault(trainer, model, [one])]
-    return Replayed(step + 1, fault, first[0] if first else None, tuple(alone))
+    return Replayed(step + 1, fault, tuple(alone))
 
 
 def _trainer(folder: Path, scratch: str) -> RunTrainer:
@@ -118,22 +113,3 @@ def _fault(trainer: RunTrainer, model: nn.Module, update: Sequence[Any]) -> str 
     except TrainingError as error:
         return str(error)
     return None
-
-
-@contextmanager
-def _watched(model: nn.Module) -> Iterator[list[str]]:
-    """Names of modules whose output is not finite, in the order in which they ran."""
-    found: list[str] = []
-
-    def hook(module: nn.Module, _: Any, output: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            found.append(names[module] or "the model as a whole")
-
-    names = {module: name for name, module in model.named_modules()}
-    hooks = [module.register_forward_hook(hook) for module in names]
-    try:
-        yield found
-    finally:
-        for handle in hooks:
-            handle.remove()

@@ -203,7 +203,7 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
         except TrainingError as error:
             place = trainer.save_fault()
             raise TrainingError(
-                f"{error}: see which clip and where with `affectgpt-r1 train replay {place}`; "
+                f"{error}: see of which clip with `affectgpt-r1 train replay {place}`; "
                 "checkpoints are untouched; a lower learning rate is the usual cure"
             ) from None
         if trainer.ending.asked:

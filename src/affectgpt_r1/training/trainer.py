@@ -95,9 +95,6 @@ class RunTrainer(Trainer):
         self._began_s = time.monotonic()
         self.held_out, self.update = held_out, list[Any]()
         self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
-        schedule: str = optimizer.schedule
-        if schedule == "constant" and optimizer.warmup_steps:
-            schedule = "constant_with_warmup"
         arguments = TrainingArguments(
             output_dir=str(self.run_folder),
             seed=run.seed,
@@ -106,7 +103,7 @@ class RunTrainer(Trainer):
             num_train_epochs=optimizer.epochs,
             max_steps=optimizer.max_steps or -1,
             learning_rate=optimizer.learning_rate,
-            lr_scheduler_type=schedule,
+            lr_scheduler_type=optimizer.schedule.replace("constant", "constant_with_warmup"),
             warmup_steps=optimizer.warmup_steps,
             max_grad_norm=optimizer.max_grad_norm,
             logging_steps=1,
