@@ -23,6 +23,7 @@ from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.datasets.npz import read_dict
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import InputError, MissingFileError
+from affectgpt_r1.files import writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +137,8 @@ def prepare(
     if not clips:
         told = ", ".join(f"{f.what} {f.count}" for f in findings if f.kind in ("left out", "extra"))
         raise InputError(f"{folder}: no clip of {name} is left ({told or 'no media'})")
-    try:
+    with writing(out):
         write_manifest(out, clips)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): name --out FILE") from None
     return Prepared(name, out, len(clips), tuple(findings))
 
 

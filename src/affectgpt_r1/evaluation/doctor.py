@@ -20,7 +20,7 @@ from affectgpt_r1.emotion.score import score_sample
 
 #: Packages by the extra that brings them.
 _PACKAGES = {
-    "media": ("av", "opencv-python-headless", "safetensors"),
+    "media": ("numpy", "av", "opencv-python-headless", "safetensors"),
     "train": ("torch", "transformers", "accelerate", "peft", "gguf"),
 }
 
@@ -39,19 +39,24 @@ class Finding:
     mend: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Look at versions, memory, devices, weights, tables and caches; then try."""
+def versions() -> Iterator[Finding]:
+    """The versions of everything that numbers may depend on."""
     yield Finding("affectgpt-r1", version("affectgpt-r1"))
     yield Finding("machine", f"{platform.platform()}, python {platform.python_version()}")
-    gib = os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-    whole, free = (os.sysconf(f"SC_{pages}_PAGES") * gib for pages in ("PHYS", "AVPHYS"))
-    yield Finding("memory", f"{whole:.0f} GiB, {free:.0f} of them free")
     for extra, names in _PACKAGES.items():
         for name in names:
             try:
                 yield Finding(name, version(name))
             except PackageNotFoundError:
                 yield Finding(name, "not installed", f"pip install 'affectgpt-r1[{extra}]'")
+
+
+def examine() -> Iterator[Finding]:
+    """Look at versions, memory, devices, weights, tables and caches; then try."""
+    yield from versions()
+    gib = os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    whole, free = (os.sysconf(f"SC_{pages}_PAGES") * gib for pages in ("PHYS", "AVPHYS"))
+    yield Finding("memory", f"{whole:.0f} GiB, {free:.0f} of them free")
     if find_spec("av"):
         import av
 

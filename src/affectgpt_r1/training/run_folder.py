@@ -7,23 +7,19 @@ Checkpoints inside it are `checkpoints`' matter.
 import fcntl
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
-from affectgpt_r1 import __version__
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
 from affectgpt_r1.errors import CheckpointError, RecipeError
+from affectgpt_r1.evaluation.doctor import versions
 from affectgpt_r1.files import make_folder, write_whole
-
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "av", "opencv-python-headless")
 
 #: Where a judge is and how long it is waited for: a run goes on with a server that moved.
 _MAY_CHANGE = {f"judge.{n}" for n in ("url", "concurrency", "timeout_s", "retries", "budget_s")}
@@ -109,17 +105,8 @@ def _told_as_full(folder: Path) -> Iterator[None]:
 
 def environment() -> dict[str, str | None]:
     """Versions of everything that numbers may depend on."""
-    found: dict[str, str | None] = {
-        "affectgpt-r1": __version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "git_commit": _git_commit(),
-        **dict.fromkeys(_PACKAGES),
-    }
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    found = {finding.name: finding.value for finding in versions()}
+    return {"git_commit": _git_commit(), **found}
 
 
 def append_json(path: Path, row: Mapping[str, object]) -> None:

@@ -191,19 +191,15 @@ class RunTrainer(Trainer):
         if self.is_world_process_zero() and "train_runtime" not in logs:
             step, step_time_s = self.state.global_step, time.monotonic() - self._began_s
             row: dict[str, Any] = {"step": step, "step_time_s": step_time_s, **logs}
-            self._warn(row)
+            self.rows.append(row)
+            found = alarms(self.rows)
+            before = self.rows[-2].get("alarms", ()) if len(self.rows) > 1 else ()
+            for name in found.keys() - set(before):
+                logger.warning("step %d: %s", step, found[name])
+            if found:
+                row["alarms"] = sorted(found)
             append_json(self.run_folder / "metrics.jsonl", row)
             self.progress(step, self.state.max_steps, row)
-
-    def _warn(self, row: dict[str, Any]) -> None:
-        """Note an update's alarms in its row, and say those that the last one had not."""
-        self.rows.append(row)
-        before = self.rows[-2].get("alarms", ()) if len(self.rows) > 1 else ()
-        found = alarms(self.rows)
-        for name in found.keys() - set(before):
-            logger.warning("step %d: %s", row["step"], found[name])
-        if found:
-            row["alarms"] = sorted(found)
 
     def get_batch_samples(self, *given: Any, **settings: Any) -> tuple[list[Any], Any]:
         """An update's batches; its time is counted from here."""
