@@ -58,7 +58,7 @@ compat:
 # The documents and the API as a site in site/; a link to nowhere is an error.
 docs: env
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The wheel, and what an install without extras brings and can do: half a minute, and pip's index.
 package:
