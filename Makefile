@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: env demo test stress lint bench compat clean
+.PHONY: env demo test stress lint bench compat docs package clean
 
 # Quick when nothing changed: the stamp is newer than what it was made from.
 env: $(VENV)/.complete
@@ -55,5 +55,14 @@ bench: env
 compat:
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) )$(PYTHON) examples/compat/run.py $(TOOLS)
 
+# The documents and the API as a site in site/; a link to nowhere is an error.
+docs: env
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The wheel, and what an install without extras brings and can do: half a minute, and pip's index.
+package:
+	$(PYTHON) tools/package_check.py
+
 clean:
-	rm -rf $(VENV) .compat .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site .compat .mypy_cache .ruff_cache .pytest_cache
