@@ -340,17 +340,7 @@ def test_the_doctor_names_what_there_is() -> None:
     assert "torch" in found
     assert "weights of the small profile" in found
     assert found["openai/clip-vit-large-patch14"] in ("there", "missing")
-    assert str(found["self-test"]).startswith("F 1, an answer of")
-
-
-def test_the_doctor_says_what_is_broken_and_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("affectgpt_r1.model.profiles.NANO_FOLDER", Path("/nowhere"))
-    from affectgpt_r1.evaluation.doctor import examine
-
-    findings = {finding.name: finding for finding in examine()}
-    assert "Error" in findings["self-test"].value
-    assert "pip install" in findings["self-test"].mend
-    assert findings["machine"].mend == ""
+    assert "free" in str(found["memory"])
 
 
 def test_help_score_and_report_load_no_torch() -> None:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
-from affectgpt_r1.config import EncoderSettings, LoraSettings
+from affectgpt_r1.config import LoraSettings
 from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.media import MediaFlag, read_media
 from affectgpt_r1.media.faces import crop_faces, detect_with_cascade, yunet_detector
@@ -88,12 +88,12 @@ def test_features_are_kept_apart_by_detector_and_a_model_remembers_its_own(tmp_p
         write_yunet(tmp_path / f"{name}.onnx", box)
         for name, box in (("one", (40, 30, 64, 72)), ("two", (8, 8, 24, 24)))
     ]
-    one, two = (encoder_source(nano.but(EncoderSettings(face_model=path))) for path in files)
+    one, two = (encoder_source(nano.but(face_model=path)) for path in files)
     assert len({source.key(clip) for source in (cascade, one, two)}) == 3
-    frames = encoder_source(nano.but(EncoderSettings(face_model=files[0], view="frame")))
-    assert frames.key(clip) == encoder_source(nano.but(EncoderSettings(view="frame"))).key(clip)
+    frames = encoder_source(nano.but(face_model=files[0], view="frame"))
+    assert frames.key(clip) == encoder_source(nano.but(view="frame")).key(clip)
     with pytest.raises(MissingFileError, match=r"gone\.onnx"):
-        encoder_source(nano.but(EncoderSettings(face_model=tmp_path / "gone.onnx")))
+        encoder_source(nano.but(face_model=tmp_path / "gone.onnx"))
 
     model, _ = create_model(nano, one, seed=0, lora=LoraSettings())
     again = encoders_of(model.config)

@@ -50,7 +50,8 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
 
             def told(done: int, total: int, note: str = "") -> None:
                 shown.start_task(task)
-                shown.update(task, completed=done, total=total, note=note, visible=True)
+                rate = f"{shown.tasks[task].speed or 0:.1f}/s {note}"
+                shown.update(task, completed=done, total=total, note=rate, visible=True)
 
             return told
 

@@ -26,6 +26,10 @@ from affectgpt_r1.console import complain, people
 from affectgpt_r1.errors import InputError, TrainingError
 from affectgpt_r1.evaluation.render import json_row
 
+#: What may be missing without the extra that brings it.
+_BRINGS = {"av": "media", "cv2": "media", "safetensors": "media", "pebble": "media", "PIL": "media"}
+_BRINGS |= dict.fromkeys(("torch", "transformers", "accelerate", "peft"), "train")
+
 
 def main() -> None:
     """Run the command line and exit with its status."""
@@ -41,13 +45,15 @@ def main() -> None:
         if set(words) <= {"train", "lexicon", "cache"}:
             raise InputError("name one of the commands above")
         status = 0
-    except TrainingError as error:
+    except (InputError, TrainingError) as error:
         complain(str(error))
-        status = 1
-    except InputError as error:
-        complain(str(error))
+        status = 1 if isinstance(error, TrainingError) else 2
     except CycloptsError as error:
         complain(f"{error} (see affectgpt-r1 --help)")
+    except ModuleNotFoundError as error:
+        if (extra := _BRINGS.get(error.name or "")) is None:
+            raise
+        complain(f"{error.name} is not installed: pip install 'affectgpt-r1[{extra}]'")
     except KeyboardInterrupt:
         complain("interrupted; a run goes on with the same command")
         status = 130

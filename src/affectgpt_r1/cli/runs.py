@@ -301,12 +301,11 @@ COMMANDS = (prepare, encode, cache, convert, train, predict, evaluate)
 
 
 def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:
-    from affectgpt_r1.config import EncoderSettings
     from affectgpt_r1.model.profiles import PROFILES, encoder_source
 
     chosen = asdict(encoders)
     profile = PROFILES[chosen.pop("profile")]
-    return encoder_source(profile.but(EncoderSettings(**chosen)), device)
+    return encoder_source(profile.but(**chosen), device)
 
 
 def _store(cache: Path | None) -> Any:

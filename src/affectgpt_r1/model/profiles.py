@@ -8,11 +8,12 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
-from affectgpt_r1.config import EncoderSettings, LoraSettings
+from affectgpt_r1.config import LoraSettings
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
@@ -44,9 +45,9 @@ class Profile:
     view: View = "face"
     face_model: Path | None = None
 
-    def but(self, chosen: EncoderSettings) -> "Profile":
-        """This profile with other encoders, view or detector, where any are chosen."""
-        return replace(self, **chosen.model_dump(exclude_none=True))
+    def but(self, **chosen: Any) -> "Profile":
+        """This profile with other encoders, view or detector, where they are not None."""
+        return replace(self, **{key: own for key, own in chosen.items() if own is not None})
 
 
 PROFILES = {
@@ -92,13 +93,9 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
     Raises:
         ModelFolderError: by `load`: names or settings of what is here differ.
     """
-    chosen = EncoderSettings(
-        visual=config.visual_source,
-        audio=config.audio_source,
-        view=config.view,
-        face_model=Path(config.face_model) if config.face_model else None,
-    )
-    profile = PROFILES[config.profile].but(chosen)
+    face_model = Path(config.face_model) if config.face_model else None
+    sources = {"visual": config.visual_source, "audio": config.audio_source}
+    profile = PROFILES[config.profile].but(**sources, view=config.view, face_model=face_model)
 
     @cache
     def here() -> EncoderSource:

@@ -22,12 +22,7 @@ from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import score_corpus
 from affectgpt_r1.errors import InputError, TrainingError
-from affectgpt_r1.evaluation.predict import (
-    Predictor,
-    load_predictor,
-    perceive_clips,
-    predict,
-)
+from affectgpt_r1.evaluation.predict import Predictor, load_predictor, perceive_clips, predict
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
@@ -88,7 +83,7 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     if check_run(folder, recipe):
         return RunResult(folder / "model", 0, None)
     clips = _training_clips(recipe.data)
-    profile = PROFILES[recipe.profile].but(recipe.encoders)
+    profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
     examples = _examples(clips, encoders, recipe.data, watch)
