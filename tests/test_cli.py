@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from affectgpt_r1.clips import Clip, write_manifest
 from affectgpt_r1_demo.clips import demo_lines, write_demo
 from test_report import checked
 
@@ -350,3 +351,16 @@ def test_help_score_and_report_load_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "False"]
+
+
+def test_a_missing_extra_is_named_in_one_line(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "none.jsonl", [Clip("a", video=Path(__file__))])
+    code = (
+        "import sys; sys.modules['torch'] = None; from affectgpt_r1.cli import main;"
+        f"sys.argv = ['x', 'encode', {str(tmp_path / 'none.jsonl')!r}, '--profile', 'nano']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "affectgpt-r1: torch is not installed: pip install 'affectgpt-r1[train]'\n"
+    )

@@ -30,7 +30,7 @@ PARTS = (
     "affectgpt_r1_demo/lines.jsonl",
     "affectgpt_r1_demo/py.typed",
 )
-ABSENT = ("torch", "transformers", "av", "cv2", "safetensors")
+ABSENT = ("torch", "transformers", "av", "cv2", "safetensors", "matplotlib", "lemminflect")
 SCORE = '{"id": "a", "words": ["joyful"], "labels": ["happy"]}\n'
 REWARD = '{"completion": "<answer>joyful</answer>", "labels": ["happy"]}\n'
 IMPORT = """
