@@ -43,6 +43,7 @@ def together(words: Sequence[str], said: Path, processes: int = 1) -> int:
     for child in children:
         child.join(240)
         child.kill()
+        child.join()
     return max(abs(child.exitcode or 0) for child in children)
 
 

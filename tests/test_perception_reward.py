@@ -53,7 +53,7 @@ from affectgpt_r1.rewards.perception import (
 )
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
-from affectgpt_r1.training.run import Watch, train_cold_start, train_grpo
+from affectgpt_r1.training.run import train_cold_start, train_grpo
 from affectgpt_r1_demo.clips import demo_lines, write_demo
 from tiny import ENCODERS, WORDS, cold_start_recipe, examples, features, grpo_recipe, tiny_model
 
@@ -463,9 +463,9 @@ def test_a_recipe_names_its_judge(clips: Sequence[Clip], judge: Process, tmp_pat
     manifest = tmp_path / "clips.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataSettings(train=str(manifest), cache=str(tmp_path / "cache"))
-    watch = Watch(encoding=lambda *_: None, step=lambda *_: None)
+    watch = (lambda *_: None, lambda *_: None)
     cold = cold_start_recipe(tmp_path / "cold", max_steps=30, batch_size=4, epochs=30.0)
-    train_cold_start(cold.model_copy(update={"data": data, "lora": LoraSettings(rank=4)}), watch)
+    train_cold_start(cold.model_copy(update={"data": data, "lora": LoraSettings(rank=4)}), *watch)
     judge.start()
     for name, model, url in (("server", "m", judge.url), ("none", str(tmp_path / "cold"), None)):
         recipe = grpo_recipe(tmp_path / name, max_steps=2, batch_size=2).model_copy(
@@ -476,7 +476,7 @@ def test_a_recipe_names_its_judge(clips: Sequence[Clip], judge: Process, tmp_pat
                 "judge": JudgeSettings(model=model, url=url, cache=str(tmp_path / "verdicts")),
             }
         )
-        assert train_grpo(recipe, watch).steps == 2
+        assert train_grpo(recipe, *watch).steps == 2
         lines = (tmp_path / name / "rollouts.jsonl").read_text().splitlines()
         found = [row for line in lines for row in json.loads(line)["rewards"]]
         assert {row["perception"] is None for row in found} == {False}

@@ -287,7 +287,7 @@ def test_media_that_no_clip_has_are_told_and_no_manifest_is_written(
 def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path: Path, media: Path) -> None:
     root, _ = lay_out("chsims", tmp_path, media)
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="--out"):
+    with pytest.raises(InputError, match="cannot be written"):
         prepare("chsims", root, tmp_path / "out")
     assert not [*tmp_path.glob("*.tmp"), *(tmp_path / "out").iterdir()]
 

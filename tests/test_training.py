@@ -34,7 +34,7 @@ from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, average
-from affectgpt_r1.training.run import Watch, train_grpo
+from affectgpt_r1.training.run import train_grpo
 from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
 from tiny import (
@@ -454,12 +454,12 @@ def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> 
         )
 
     encoded: list[int] = []
-    watch = Watch(encoding=lambda done, _: encoded.append(done), step=lambda *_: None)
+    watch = (lambda done, _: encoded.append(done), lambda *_: None)
     with pytest.raises(MissingFileError, match="clip-vit-large-patch14"):
-        train_grpo(recipe(manifest(4)), watch)
+        train_grpo(recipe(manifest(4)), *watch)
     clips = read_manifest(manifest(4))
     perceive_clips(clips, encoders, FeatureCache(tmp_path / "cache"))
-    assert train_grpo(recipe(manifest(4)), watch).steps == 4
+    assert train_grpo(recipe(manifest(4)), *watch).steps == 4
     assert encoded == [1, 2, 3, 4]  # once a run, read from the cache; never again in an epoch
 
 

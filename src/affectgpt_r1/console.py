@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from affectgpt_r1.errors import InputError
-
 people = Console(stderr=True)
 
 
@@ -28,8 +26,7 @@ def complain(message: str) -> None:
 def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
     """Progress on stderr; each bar is a function told how many of how many are done.
 
-    Bars on a terminal, now and then a line elsewhere. An input at fault leaves nothing but the one
-    line that says so.
+    Bars on a terminal, which leave nothing behind; elsewhere now and then a line.
     """
     if not people.is_terminal:
         yield _line_by_line
@@ -42,7 +39,7 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[note]}"),
     )
-    with progress.Progress(*columns, console=people) as shown:
+    with progress.Progress(*columns, console=people, transient=True) as shown:
 
         def bar(name: str) -> Callable[..., None]:
             """A bar that appears when it is first told something."""
@@ -55,11 +52,7 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
 
             return told
 
-        try:
-            yield bar
-        except InputError:
-            shown.live.transient = True
-            raise
+        yield bar
 
 
 def _line_by_line(name: str) -> Callable[..., None]:

@@ -54,7 +54,9 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
     # A name of its own: several processes may write the same file.
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.write_bytes(
+            content.encode(errors="backslashreplace") if isinstance(content, str) else content
+        )
         if durable:
             sync(unfinished)
         unfinished.replace(path)

@@ -6,17 +6,19 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from affectgpt_r1.config import ColdStartRecipe
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, InputError, ModelFolderError, TrainingError
 from affectgpt_r1.training.checkpoints import best, fault, newest
@@ -25,6 +27,7 @@ from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.monitor import alarms
 from affectgpt_r1.training.replay import replay
 from affectgpt_r1.training.run import _run
+from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples, RunTrainer
 from tiny import cold_start_recipe, examples, grpo_recipe, tiny_model
 
@@ -173,7 +176,7 @@ def test_the_best_checkpoint_on_clips_held_out_stays(tmp_path: Path) -> None:
         held_out=lambda: next(scores),
     )
     result = _run(trainer)
-    assert result.best == "step-000004"
+    assert result.best == tmp_path / "checkpoints/step-000004"
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["step-000004", "step-000010"]
     (tmp_path / "checkpoints/step-000004/optimizer.pt").unlink()
@@ -213,3 +216,56 @@ def test_an_alarm_is_said_once_and_stands_in_the_metrics(
     assert [record.message for record in caplog.records] == [
         "step 13: the gradient's norm is 50, where 1 is usual"
     ]
+
+
+def test_a_run_whose_last_checkpoint_stands_at_its_end_makes_no_further_update(
+    tmp_path: Path,
+) -> None:
+    data = examples(16)
+    _run(cold_start_trainer(tmp_path, data, batch_size=4, max_steps=5))
+    before = (tmp_path / "model/fusion.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "model")  # as if killed while it was written
+    result = _run(cold_start_trainer(tmp_path, data, batch_size=4, max_steps=5))
+    assert result.steps == 5
+    assert (tmp_path / "model/fusion.safetensors").read_bytes() == before
+
+
+def test_a_run_that_is_asked_to_end_between_two_updates_on_the_same_completions_makes_both(
+    tmp_path: Path,
+) -> None:
+    def trainer(folder: Path) -> RunTrainer:
+        return grpo_trainer(folder, examples(8), batch_size=4, num_iterations=2, max_steps=6)
+
+    asked = trainer(tmp_path / "run")
+    asked.progress = lambda step, *_: asked.ending.ask() if step == 2 else None
+    with pytest.raises(SystemExit) as ended:
+        _run(asked)
+    assert ended.value.code == 143
+    assert newest(tmp_path / "run") == tmp_path / "run/checkpoints/step-000004"
+    assert _run(trainer(tmp_path / "run")).steps == 6
+    _run(trainer(tmp_path / "whole"))
+    files = [tmp_path / run / "model/fusion.safetensors" for run in ("run", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_run_killed_while_its_folder_was_begun_is_begun_again(tmp_path: Path) -> None:
+    trainer = cold_start_trainer(tmp_path / "run", examples(8))
+    (tmp_path / "run/recipe.yaml.0a1b.tmp").write_text("half")
+    assert not check_run(tmp_path / "run", cast(ColdStartRecipe, trainer.recipe))
+    begin_run(tmp_path / "run", trainer.recipe)
+    (tmp_path / "run/environment.json").unlink()
+    assert not check_run(tmp_path / "run", cast(ColdStartRecipe, trainer.recipe))
+    _run(trainer)
+    assert (tmp_path / "run/environment.json").is_file()
+
+
+def test_an_update_with_groups_drawn_again_is_replayed_too(tmp_path: Path) -> None:
+    data = examples(16)
+    data[5][1].visual[3] = np.nan
+    trainer = grpo_trainer(tmp_path / "run", data, batch_size=4)
+    rollout = trainer.recipe.rollout.model_copy(update={"max_resamples": 2})  # type: ignore[union-attr]
+    trainer.recipe = trainer.recipe.model_copy(update={"rollout": rollout})
+    with pytest.raises(TrainingError):
+        _run(trainer)
+    (folder,) = (tmp_path / "run/failed").iterdir()
+    assert replay(folder).clips == ("clip-5",)

@@ -103,6 +103,14 @@ def test_names_and_words_come_back_as_they_were_and_break_no_line(
     assert (second.id, second.video) == ("b", film)
 
 
+def test_half_a_character_is_text_like_any_other(tmp_path: Path) -> None:
+    model, processor = tiny_model()
+    clip = Clip("a\udcff", subtitle="so \ud800 it is")
+    said = list(predict(Predictor(model, processor, ENCODERS, "tiny"), [clip], [features(0)]))
+    write_predictions(tmp_path / "said.jsonl", said)
+    assert json.loads((tmp_path / "said.jsonl").read_text("utf-8"))["id"] == clip.id
+
+
 def test_a_prediction_is_a_line_and_its_words_are_the_models_alone(tmp_path: Path) -> None:
     model, processor = tiny_model()
     predictor = Predictor(model, processor, ENCODERS, "tiny")

@@ -108,7 +108,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights_and_figures(
     place: Path, stage: str
 ) -> None:
     own = [f"--set=model={place / 'start'}"] if stage == "grpo" else []
-    words = ["train", stage, f"nano-{stage}", *settings(place, stage, 12, 3), *own]
+    words = ["train", stage, f"nano-{stage}", *settings(place, stage, 11, 3), *own]
     first, *others = killed(
         words,
         lambda: of_run(place / stage),

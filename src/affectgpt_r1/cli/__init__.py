@@ -26,10 +26,6 @@ from affectgpt_r1.console import complain, people
 from affectgpt_r1.errors import InputError, TrainingError
 from affectgpt_r1.evaluation.render import json_row
 
-#: What may be missing without the extra that brings it.
-_BRINGS = {"av": "media", "cv2": "media", "safetensors": "media", "pebble": "media", "PIL": "media"}
-_BRINGS |= dict.fromkeys(("torch", "transformers", "accelerate", "peft"), "train")
-
 
 def main() -> None:
     """Run the command line and exit with its status."""
@@ -51,9 +47,9 @@ def main() -> None:
     except CycloptsError as error:
         complain(f"{error} (see affectgpt-r1 --help)")
     except ModuleNotFoundError as error:
-        if (extra := _BRINGS.get(error.name or "")) is None:
+        if (error.name or "").startswith(__package__):
             raise
-        complain(f"{error.name} is not installed: pip install 'affectgpt-r1[{extra}]'")
+        complain(f"{error.name} is not installed: pip install 'affectgpt-r1[train]'")
     except KeyboardInterrupt:
         complain("interrupted; a run goes on with the same command")
         status = 130

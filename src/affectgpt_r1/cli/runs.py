@@ -17,7 +17,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
-from affectgpt_r1.files import make_folder, write_whole
+from affectgpt_r1.files import make_folder, write_whole, writing
 from affectgpt_r1.progress import counted
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
@@ -288,8 +288,9 @@ def evaluate(
     words = {prediction.id: prediction.words for prediction in predictions}
     result = evaluate_clips(clips, words, table, level, baseline=before)
     if out:
-        write_predictions(out / "predictions.jsonl", predictions)
-        write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
+        with writing(out):
+            write_predictions(out / "predictions.jsonl", predictions)
+            write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
         rows = read_answers(out / "predictions.jsonl")
         write_report(out / "report.html", table, rows, clips, before, level=level, run=model)
     console.people.out(render(json_row(result), "text"), highlight=False)
@@ -324,8 +325,8 @@ def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[
 
 
 def _train(recipe: Any) -> object:
-    from affectgpt_r1.training.run import Watch, train_cold_start, train_grpo
+    from affectgpt_r1.training.run import train_cold_start, train_grpo
 
     train = train_grpo if recipe.stage == "grpo" else train_cold_start
     with console.bars() as bar:
-        return train(recipe, Watch(bar("reading clips"), console.steps(bar(recipe.stage))))
+        return train(recipe, bar("reading clips"), console.steps(bar(recipe.stage)))

@@ -28,10 +28,8 @@ Content: TypeAlias = tuple[
 Table = TypeVar("Table")
 #: Words on each of the published wheels (METRIC.md, "Tables").
 _WHEEL_SIZES = {f"wheel{i}.xlsx": size for i, size in enumerate((114, 126, 78, 102, 77), 1)}
-#: What a damaged table does to its reader: one that cannot be read at all (XML that is none is a
-#: SyntaxError), and one that holds something else.
-_UNREADABLE = (OSError, BadZipFile, zlib.error, SyntaxError, csv.Error)
-_OTHERWISE = (LookupError, ValueError, TypeError, AttributeError)
+#: What a damaged table does to its reader (XML that is none is a SyntaxError).
+_FAULTS = (OSError, BadZipFile, zlib.error, SyntaxError, csv.Error, LookupError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ def _read(path: Path, read: Callable[[Path], Table]) -> Table:
     """Whatever a missing or damaged table does to its reader is told as the file's fault."""
     try:
         return read(path)
-    except (*_UNREADABLE, *_OTHERWISE) as error:
+    except (*_FAULTS, TypeError, AttributeError) as error:
         reason = "it does not exist" if isinstance(error, FileNotFoundError) else str(error)
         raise LexiconError(
             f"{path}: not readable as one of the authors' tables ({' '.join(reason.split())}): "

@@ -60,11 +60,9 @@ def examine() -> Iterator[Finding]:
         yield Finding("libavcodec", ".".join(map(str, av.library_versions["libavcodec"])))
     if find_spec("transformers"):
         yield from _models()
-    if wrong := verify(folder := authors_folder()):
-        told = f"{len(wrong)} of {len(FILES)} files missing or differing"
-        yield Finding("the authors' tables", told, "affectgpt-r1 lexicon download")
-    else:
-        yield Finding("the authors' tables", str(folder))
+    wrong = verify(folder := authors_folder())
+    there = f"{len(FILES) - len(wrong)} of {len(FILES)} whole files in {folder}"
+    yield Finding("the authors' tables", there, "affectgpt-r1 lexicon download" if wrong else "")
     cache = user_cache_path("affectgpt-r1")
     sizes = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
     yield Finding("cache", f"{cache}: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")

@@ -6,6 +6,7 @@ a clip that cannot be read is an error, raised before any prediction is made.
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
             f"name another model, or set profile={config.profile}"
         )
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
-    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes each has its own
+    nn.Module.to(model, own if torch.cuda.is_available() else "cpu")
     signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
     return Predictor(model, load_processor(folder), encoders_of(config), signature)
 
@@ -235,7 +237,7 @@ def predict_into(
         file.truncate(sum(map(len, lines[:done])))
         begun = predict(predictor, clips[done:], features[done:], **how)
         for count, prediction in enumerate(begun, done + 1):
-            file.write(_line(prediction).encode())
+            file.write(_line(prediction).encode(errors="backslashreplace"))
             file.flush()
             progress(count, len(clips))
     return done

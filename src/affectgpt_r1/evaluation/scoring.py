@@ -285,7 +285,6 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
         "constant": {"sentiment": best, "waf": by_sign[best]},
         **json_row(score),
         "sentiments_given": len(given) - given.count(None),
-        "sentiments_of_no_kind": sum(said not in (None, *signs, "neutral") for said in given),
         "without_polarity": sum(
             said is None and not any(map(lexicon.polarity, answer))
             for said, answer in zip(given, words, strict=True)

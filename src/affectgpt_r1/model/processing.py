@@ -132,7 +132,8 @@ class AffectGPTProcessor(ProcessorMixin):
 
     def _ids(self, text: str) -> list[int]:
         # Text that looks like a special token is split, so that no subtitle can end the prompt.
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        whole = text.encode(errors="replace").decode()  # half a character is none
+        return self.tokenizer.encode(whole, add_special_tokens=False, split_special_tokens=True)
 
     def batch(
         self,

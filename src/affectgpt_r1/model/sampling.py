@@ -62,7 +62,7 @@ def seed_of(*parts: int | str) -> int:
     >>> seed_of(0, "clip", 1) == seed_of(0, "clip", 1) != seed_of(0, "clip", 2)
     True
     """
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

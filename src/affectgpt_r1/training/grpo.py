@@ -142,6 +142,7 @@ class GrpoTrainer(RunTrainer):
             where = self.state.global_step, self.args.process_index, again
             draw = random.Random(seed_of(self.recipe.run.seed, *where))
             others = draw.sample(self.examples, min(len(equal), len(self.examples)))
+            self.update.append({"examples": others})  # kept if a figure is no number
             redrawn = self._rollouts(others, again)
             drawn += logprob_sum(redrawn)
             instead = zip(equal, others, redrawn, strict=False)

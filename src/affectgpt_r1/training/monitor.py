@@ -32,13 +32,13 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if usual and norms[-1] > _LEAP * usual:
         found["grad_norm"] = f"the gradient's norm is {norms[-1]:.3g}, where {usual:.3g} is usual"
     reward = _running(rows, "reward")
-    if len(reward) and reward[-1] < reward.max() / 2:
+    if len(reward) and 0 <= reward[-1] < reward.max() / 2:
         found["reward"] = f"the reward fell from {reward.max():.3f} to {reward[-1]:.3f}"
     equal = _running(rows, "frac_reward_zero_std")
     if len(equal) and equal[-1] > _EQUAL_SHARE:
         found["frac_reward_zero_std"] = f"{equal[-1]:.0%} of the groups vary in nothing"
     words = _running(rows, "words_per_answer")
-    if len(words) and words[-1] > _LONGER * words[0]:
+    if len(words) and words[-1] > _LONGER * words[0] > 0:
         found["words_per_answer"] = f"answers grew from {words[0]:.1f} to {words[-1]:.1f} words"
     return found
 

@@ -97,7 +97,7 @@ def _trainer(folder: Path, scratch: str) -> RunTrainer:
     if stage == "cold-start":
         tuning = load_recipe(str(path), ColdStartRecipe, settings)
         return ColdStartTrainer(*parts, recipe=tuning, progress=nobody)
-    recipe = load_recipe(str(path), GrpoRecipe, settings)
+    recipe = load_recipe(str(path), GrpoRecipe, [*settings, "rollout.max_resamples=0"])
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
     return GrpoTrainer(*parts, recipe=recipe, lexicon=lexicon, progress=nobody)
 

@@ -7,7 +7,7 @@ the same folder, it goes on from the last whole checkpoint, or finds nothing lef
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.perception.features import EncoderSource
+from affectgpt_r1.progress import Progress as Reading
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
 from affectgpt_r1.training.alignment import align_projectors
@@ -36,22 +37,9 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import check_run, locked
-from affectgpt_r1.training.trainer import Ending, Examples, RunTrainer
+from affectgpt_r1.training.trainer import Ending, Examples, Progress, RunTrainer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Who is told how far a run is.
-
-    Attributes:
-        encoding: clips encoded, of how many.
-        step: updates done, of how many, and the update's figures.
-    """
-
-    encoding: Callable[[int, int], None]
-    step: Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +58,16 @@ class RunResult:
     steps: int
     resumed_from: str | None
     dropped: int = 0
-    best: str | None = None
+    best: Path | None = None
 
 
-def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
+def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) -> RunResult:
     """Phase 1: make a model of the recipe's profile and tune it on descriptions and labels.
+
+    Args:
+        recipe: what is done.
+        reading: told how many clips are read, of how many.
+        step: told of each update.
 
     Raises:
         InputError: data, weights or run folder are at fault; nothing was written then.
@@ -86,25 +79,28 @@ def train_cold_start(recipe: ColdStartRecipe, watch: Watch) -> RunResult:
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
-    examples = _examples(clips, encoders, recipe.data, watch)
+    examples = _examples(clips, encoders, recipe.data, reading)
     del encoders  # what is trained reads features only
     predictor = Predictor(model, processor, encoders_of(model.config), "")
-    held_out = _held_out(predictor, recipe.data, Lexicon.load(), watch)
+    held_out = _held_out(predictor, recipe.data, Lexicon.load(), reading)
     if recipe.align_projectors:
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
         logger.info("projectors aligned; share of the labels' variance explained: %s", shares)
     trainer = ColdStartTrainer(
-        model, processor, examples, recipe=recipe, progress=watch.step, held_out=held_out
+        model, processor, examples, recipe=recipe, progress=step, held_out=held_out
     )
     return _run(trainer)
 
 
-def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
+def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResult:
     """Phase 2: improve a cold-started model with GRPO.
 
     Clips whose labels the lexicon does not know at all are left out and counted: no answer to them
     can be judged (METRIC.md).
+
+    Args:
+        recipe, reading, step: as in `train_cold_start`.
 
     Raises:
         InputError: data, model, lexicon or run folder are at fault; nothing was written then.
@@ -124,35 +120,39 @@ def train_grpo(recipe: GrpoRecipe, watch: Watch) -> RunResult:
     if dropped := len(clips) - len(known):
         told = "%d of %d clips left out: no label of theirs is in the lexicon"
         logger.warning(told, dropped, len(clips))
-    judge = _judge(recipe, known, lexicon, watch)
+    judge = _judge(recipe, known, lexicon, reading)
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
     if recipe.beta and predictor.model.config.lora_rank == 0:
         raise InputError(
             f"beta={recipe.beta} needs a reference, which is the model with its adapter off, but "
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
-    examples = _examples(known, predictor.encoders, recipe.data, watch)
+    examples = _examples(known, predictor.encoders, recipe.data, reading)
     trainer = GrpoTrainer(
         predictor.model,
         predictor.processor,
         examples,
         recipe=recipe,
         lexicon=lexicon,
-        progress=watch.step,
+        progress=step,
         judge=judge,
-        held_out=_held_out(predictor, recipe.data, lexicon, watch, recipe.mode),
+        held_out=_held_out(predictor, recipe.data, lexicon, reading, recipe.mode),
     )
     return _run(trainer, dropped)
 
 
 def _held_out(
-    predictor: Predictor, data: DataSettings, lexicon: Lexicon, watch: Watch, mode: Mode = "answer"
+    predictor: Predictor,
+    data: DataSettings,
+    lexicon: Lexicon,
+    told: Reading,
+    mode: Mode = "answer",
 ) -> Callable[[], float] | None:
     """The model's F on the clips held out, as it is when asked; all processes must ask."""
     if data.held_out is None:
         return None
     clips = _labelled(Path(data.held_out))
-    features = [found for _, found in _examples(clips, predictor.encoders, data, watch)]
+    features = [found for _, found in _examples(clips, predictor.encoders, data, told)]
 
     def f() -> float:
         predictor.model.eval()
@@ -164,14 +164,14 @@ def _held_out(
 
 
 def _judge(
-    recipe: GrpoRecipe, clips: Sequence[Clip], lexicon: Lexicon, watch: Watch
+    recipe: GrpoRecipe, clips: Sequence[Clip], lexicon: Lexicon, reading: Reading
 ) -> Judge | None:
     settings = recipe.judge
     if settings is None:
         return None
     if settings.url is None:
         predictor = load_predictor(Path(settings.model))
-        examples = _examples(clips, predictor.encoders, recipe.data, watch)
+        examples = _examples(clips, predictor.encoders, recipe.data, reading)
         features = {clip.id: found for clip, found in examples}
         return LikelihoodJudge(predictor, features, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
@@ -201,15 +201,13 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
                 f"{error}: see of which clip with `affectgpt-r1 train replay {place}`; "
                 "checkpoints are untouched; a lower learning rate is the usual cure"
             ) from None
-        if trainer.ending.asked:
+        if trainer.ending.ended:
             logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
             raise SystemExit(128 + signal.SIGTERM)
         model = trainer.finish()
     resumed_from = checkpoint.name if checkpoint else None
-    chosen = best(trainer.run_folder)
-    return RunResult(
-        model, trainer.state.global_step, resumed_from, dropped, chosen.name if chosen else None
-    )
+    steps, chosen = trainer.state.global_step, best(trainer.run_folder)
+    return RunResult(model, steps, resumed_from, dropped, chosen)
 
 
 @contextmanager
@@ -253,7 +251,7 @@ def _labelled(path: Path) -> tuple[Clip, ...]:
 
 
 def _examples(
-    clips: Sequence[Clip], source: EncoderSource, data: DataSettings, watch: Watch
+    clips: Sequence[Clip], source: EncoderSource, data: DataSettings, reading: Reading
 ) -> Examples:
-    found = perceive_clips(clips, source, FeatureCache(data.cache), watch.encoding)
+    found = perceive_clips(clips, source, FeatureCache(data.cache), reading)
     return list(zip(clips, found, strict=True))

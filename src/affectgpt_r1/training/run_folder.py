@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
-from affectgpt_r1.errors import CheckpointError, RecipeError
+from affectgpt_r1.errors import CheckpointError, InputError, RecipeError
 from affectgpt_r1.evaluation.doctor import versions
 from affectgpt_r1.files import make_folder, write_whole
 
@@ -36,7 +36,7 @@ def check_run(folder: Path, recipe: Recipe) -> bool:
     """
     path = folder / "recipe.yaml"
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.is_file() or any(path.suffix != ".tmp" for path in folder.glob("*")):
             raise CheckpointError(
                 f"{folder} holds other files: choose an empty run folder with --set run.output=..."
             )
@@ -60,11 +60,11 @@ def check_run(folder: Path, recipe: Recipe) -> bool:
 
 def begin_run(folder: Path, recipe: BaseModel) -> None:
     """Make the run folder and write recipe and versions; a resumed run keeps the first ones."""
-    if (folder / "recipe.yaml").is_file():
+    if (folder / "environment.json").is_file():
         return
     make_folder(folder)
+    write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
     write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
-    write_whole(folder / "recipe.yaml", recipe_yaml(recipe))
 
 
 @contextmanager
@@ -94,8 +94,8 @@ def _told_as_full(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        of_torch = "inline_container" in str(error)  # how torch.save says it
-        if isinstance(error, RuntimeError | CheckpointError) and not of_torch:
+        # torch.save says it in a way of its own.
+        if isinstance(error, RuntimeError | InputError) and "inline_container" not in str(error):
             raise
         raise CheckpointError(
             f"{folder} cannot be written ({' '.join(str(error).split())}): make room or give the "

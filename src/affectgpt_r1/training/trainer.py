@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -54,7 +54,8 @@ Examples = list[tuple[Clip, Features]]
 class Ending(TrainerCallback):
     """Ends a run, with a checkpoint, after the update in which a process of it was asked to."""
 
-    asked = False
+    asked = ended = False
+    every = 1  # updates: in between a checkpoint holds no completions to go on with
 
     def ask(self, *_: object) -> None:
         """Ask for the end; handles a signal."""
@@ -62,8 +63,8 @@ class Ending(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         """Say to the Trainer what was asked."""
-        if any(gather_object([self.asked])):  # a signal may come meanwhile: nothing is unasked
-            self.asked = control.should_save = control.should_training_stop = True
+        if state.global_step % self.every == 0 and any(gather_object([self.asked])):
+            self.ended = control.should_save = control.should_training_stop = True
 
 
 class RunTrainer(Trainer):
@@ -137,6 +138,7 @@ class RunTrainer(Trainer):
         self.is_distributed_loading_by_transformers = is_sharded(model)
         self.remove_callback(PrinterCallback)
         self.ending = Ending()
+        self.ending.every = getattr(recipe, "num_iterations", 1)
         self.add_callback(self.ending)
         self.model_accepts_loss_kwargs = False
 
@@ -201,6 +203,10 @@ class RunTrainer(Trainer):
             append_json(self.run_folder / "metrics.jsonl", row)
             self.progress(step, self.state.max_steps, row)
 
+    def _run_epoch(self, *given: Any, **settings: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # else it would make one update too many
+            super()._run_epoch(*given, **settings)
+
     def get_batch_samples(self, *given: Any, **settings: Any) -> tuple[list[Any], Any]:
         """An update's batches; its time is counted from here."""
         self._began_s = time.monotonic()
@@ -259,8 +265,7 @@ class RunTrainer(Trainer):
             self.processor.save_pretrained(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        optimizer: Any = self.optimizer
-        scheduler: Any = self.lr_scheduler
+        optimizer, scheduler = cast(Any, (self.optimizer, self.lr_scheduler))
         state = tree_map_only(Tensor, whole, optimizer.state_dict())
         if self.args.should_save:
             torch.save(state, f"{output_dir}/{OPTIMIZER_NAME}")
@@ -279,17 +284,21 @@ class RunTrainer(Trainer):
 
     def forget_after(self, step: int) -> None:
         """Drop what the run folder says of later updates than a step: they are made again."""
-        self.rows = drop_after(self.run_folder / "metrics.jsonl", step)
-        drop_after(self.run_folder / "rollouts.jsonl", step)
+        if self.args.should_save:  # others may not hold the folder
+            self.rows = drop_after(self.run_folder / "metrics.jsonl", step)
+            drop_after(self.run_folder / "rollouts.jsonl", step)
 
     def finish(self) -> Path:
         """Write the final model into the run folder, whole or not at all; returns its folder."""
         final, unfinished = self.run_folder / "model", self.run_folder / "model.tmp"
         if self.args.should_save:
             shutil.rmtree(unfinished, ignore_errors=True)
-        self.save_model(unfinished)
-        if self.args.should_save:
-            seal(unfinished, final)
+        try:
+            self.save_model(unfinished)
+            if self.args.should_save:
+                seal(unfinished, final)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return final
 
