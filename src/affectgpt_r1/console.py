@@ -47,7 +47,7 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
 
             def told(done: int, total: int, note: str = "") -> None:
                 shown.start_task(task)
-                rate = f"{shown.tasks[task].speed or 0:.1f}/s {note}"
+                rate = f"{shown.tasks[task].speed or 0:.3g}/s {note}"
                 shown.update(task, completed=done, total=total, note=rate, visible=True)
 
             return told
@@ -63,7 +63,7 @@ def _line_by_line(name: str) -> Callable[..., None]:
         nonlocal last_s
         if (now_s := time.monotonic()) - last_s >= 30:
             last_s, rate = now_s, max(done, 1) / (now_s - began_s)
-            left = f"{rate:.1f} a second, {(total - done) / rate / 60:.0f} minutes left"
+            left = f"{rate:.3g} a second, {(total - done) / rate / 60:.0f} minutes left"
             people.print(f"{name} {done}/{total}, {left} {note}", highlight=False, soft_wrap=True)
 
     return told
