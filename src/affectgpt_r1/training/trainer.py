@@ -298,7 +298,8 @@ class RunTrainer(Trainer):
             if self.args.should_save:
                 seal(unfinished, final)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if self.args.should_save:
+                shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return final
 
