@@ -193,7 +193,7 @@ class RunTrainer(Trainer):
         if self.is_world_process_zero() and "train_runtime" not in logs:
             step, step_time_s = self.state.global_step, time.monotonic() - self._began_s
             row: dict[str, Any] = {"step": step, "step_time_s": step_time_s, **logs}
-            self.rows.append(row)
+            self.rows = [*self.rows[-1999:], row]  # alarms are of the last 2,000 updates
             found = alarms(self.rows)
             before = self.rows[-2].get("alarms", ()) if len(self.rows) > 1 else ()
             for name in found.keys() - set(before):
