@@ -193,7 +193,7 @@ def test_no_text_leaves_its_quotes(subtitle: str, words: list[str]) -> None:
 
 
 def test_a_group_is_judged_whole_or_not_at_all(judge: Process) -> None:
-    # Rates at which some of so many groups come through whole, and a limit that a busy machine keeps.
+    # Rates at which some of so many groups come through whole; a limit that a busy machine keeps.
     judge.start("--late", 0.1, "--delay-s", 5.0, "--garbled", 0.03, "--dropped", 0.03)
     groups = [(Clip(id=f"c{i}", subtitle=SAD.subtitle), GROUP) for i in range(24)]
     found = judging(judge, retries=0, timeout_s=3.0, concurrency=24)(groups)
