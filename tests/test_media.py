@@ -97,6 +97,13 @@ def write_sound(path: Path, codec: str, channels: NDArray[np.float32], rate: int
     return path
 
 
+def write_take(folder: Path, i: int) -> tuple[Path, Path]:
+    """A silent film and a tone beside it, each `i` another: what most clips of a test need."""
+    tone = 0.2 * np.sin(np.arange(40_000) * (2 + i) / 60).astype(np.float32)[None]
+    sound = write_sound(folder / f"{i}.wav", "pcm_s16le", tone, 16_000)
+    return write_video(folder / f"{i}.mp4", 20 + i, sound=False), sound
+
+
 @pytest.mark.parametrize(
     ("name", "codec"),
     [

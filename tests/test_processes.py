@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from affectgpt_r1.clips import Clip, write_manifest
 from affectgpt_r1.training.checkpoints import fault, newest
 from forked import free_port, together
-from test_media import write_sound, write_video
+from test_media import write_take
 
 WORDS = ("happy", "sad", "angry", "afraid")
 
@@ -35,9 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     clips = []
     for i in range(8):
-        tone = 0.2 * np.sin(np.arange(40_000) * (2 + i) / 60).astype(np.float32)[None]
-        sound = write_sound(folder / f"{i}.wav", "pcm_s16le", tone, 16_000)
-        film = write_video(folder / f"{i}.mp4", 20 + i, sound=False)
+        film, sound = write_take(folder, i)
         clips.append(
             Clip(
                 f"clip{i}",

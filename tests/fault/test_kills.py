@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from forked import begin
-from test_media import write_sound, write_video
+from test_media import write_take
 
 WORDS = ("happy", "sad", "angry", "afraid")
 STRESS = "AFFECTGPT_R1_STRESS" in os.environ
@@ -65,9 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     clips = []
     for i in range(6):
-        tone = 0.2 * np.sin(np.arange(40_000) * (2 + i) / 60).astype(np.float32)[None]
-        sound = write_sound(folder / f"{i}.wav", "pcm_s16le", tone, 16_000)
-        film = write_video(folder / f"{i}.mp4", 20 + i, sound=False)
+        film, sound = write_take(folder, i)
         labels = (WORDS[i % 4], WORDS[(i + 1) % 4])
         clips.append(Clip(f"clip{i}", video=film, audio=sound, subtitle="so", labels=labels))
     write_manifest(folder / "clips.jsonl", clips)
