@@ -10,14 +10,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import ManifestError
+from affectgpt_r1.errors import ManifestError, MissingFileError
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.rows import Line, json_lines, read_rows
 
@@ -61,6 +61,8 @@ class Clip:
 
 _PATHS = ("video", "audio", "faces")
 _TEXTS = ("subtitle", "description", "group", "dataset")
+#: What is taken of a folder.
+_MEDIA = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".wav", ".mp3", ".flac", ".m4a", ".ogg")
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d+)?(e(-\d{1,3}|\+?\d\d?))?")  # CSV holds numbers as texts
 _COLUMNS = tuple(column.name for column in fields(Clip))
 
@@ -87,6 +89,33 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
 
     lines = _csv_lines if path.suffix.lower() == ".csv" else json_lines
     return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
+
+
+def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
+    """The clips of a manifest, or of media files and of all media in folders.
+
+    Args:
+        files: one manifest (by its suffix), or media files and folders.
+        subtitle: what is said in the files.
+
+    Returns:
+        Clips; the id of a file is its name, or its path where two have one name.
+
+    Raises:
+        MissingFileError: there is no such file, or no media in the folders.
+        ManifestError: as `read_manifest`.
+    """
+    if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
+        return read_manifest(files[0])
+    found: list[Path] = []
+    for path in files:
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _MEDIA)
+        found += inside if path.is_dir() else [path]
+    if not found:
+        raise MissingFileError(f"{files[0]} holds no media files ({', '.join(_MEDIA)})")
+    plain = len({path.stem for path in found}) == len(found)
+    ids = [path.stem if plain else path.as_posix() for path in found]
+    return [Clip(id=i, video=p, subtitle=subtitle) for i, p in zip(ids, found, strict=True)]
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
 
 people = Console(stderr=True)
@@ -78,6 +79,18 @@ def steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]]
         told(done, total, note)
 
     return step
+
+
+def shown(predictions: Iterator[Any]) -> Iterator[Any]:
+    """The same predictions, each put on a card for people where they watch."""
+    for said in predictions:
+        if people.is_terminal:
+            words = " · ".join(said.words or ("no words",))
+            lines = [f"[bold green]{escape(words)}[/]", f"[italic]{escape(said.think or '')}[/]"]
+            lines.append(f"[dim]{escape(', '.join((*said.flags, *said.problems)))}[/]")
+            text = "\n".join(line for line in lines if not line.endswith("][/]"))
+            people.print(Panel(text, title=escape(said.id), subtitle=said.model, expand=False))
+        yield said
 
 
 def prepared_table(result: Any) -> None:

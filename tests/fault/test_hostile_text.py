@@ -106,7 +106,7 @@ def test_names_and_words_come_back_as_they_were_and_break_no_line(
 def test_half_a_character_is_text_like_any_other(tmp_path: Path) -> None:
     model, processor = tiny_model()
     clip = Clip("a\udcff", subtitle="so \ud800 it is")
-    said = list(predict(Predictor(model, processor, ENCODERS, "tiny"), [clip], [features(0)]))
+    said = list(predict(Predictor(model, processor, ENCODERS, "tiny"), [(clip, features(0))]))
     write_predictions(tmp_path / "said.jsonl", said)
     assert json.loads((tmp_path / "said.jsonl").read_text("utf-8"))["id"] == clip.id
 
@@ -115,7 +115,7 @@ def test_a_prediction_is_a_line_and_its_words_are_the_models_alone(tmp_path: Pat
     model, processor = tiny_model()
     predictor = Predictor(model, processor, ENCODERS, "tiny")
     clips = [Clip(f"{evil}{i}", subtitle=evil * 3) for i, evil in enumerate(EVIL)]
-    said = list(predict(predictor, clips, [features(0)] * len(clips)))
+    said = list(predict(predictor, [(clip, features(0)) for clip in clips]))
     write_predictions(tmp_path / "said.jsonl", said)
     rows = [
         json.loads(line) for line in (tmp_path / "said.jsonl").read_text("utf-8").split("\n")[:-1]

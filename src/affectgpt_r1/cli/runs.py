@@ -1,6 +1,7 @@
 """Commands that read clips or run a model: data sets, features, training, prediction."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,7 +12,7 @@ from cyclopts import App
 
 from affectgpt_r1 import console
 from affectgpt_r1.cli import options as opt
-from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.clips import Clip, clips_in, read_manifest, write_manifest
 from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
@@ -222,28 +223,47 @@ def predict(
     reply: opt.Reply = opt.REPLY,
     cache: opt.Cache = None,
     out: Path | None = None,
+    workers: opt.Count = 2,
 ) -> object:
     """Predict the emotions of clips: one JSON object a line.
 
+    Without --out, a clip that cannot be read ends it before the first answer; with it, such a clip
+    has a line without words.
+
     Args:
-        files: Media files, or one manifest.
+        files: Media files, folders of them, or one manifest.
         model: A model folder or finished run.
         subtitle: What is said in the file.
-        out: File of the answers; one that was cut is gone on with.
+        out: File of the answers; one that was cut is gone on with. NAME.csv: NAME.jsonl, and the
+            same as a table.
+        workers: Processes that read clips, with --out.
     """
-    if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
-        clips = list(read_manifest(files[0]))
-    else:
-        clips = [Clip(id=path.stem, video=path, subtitle=subtitle) for path in files]
-    predictor, features = _perceived(model, clips, cache)
-    from affectgpt_r1.evaluation.predict import predict, predict_into
+    from affectgpt_r1.evaluation import predict as predicting
 
+    clips, how = clips_in(files, subtitle), asdict(reply)
     if out is None:
-        return predict(predictor, clips, features, **asdict(reply))
+        predictor, features = _perceived(model, clips, cache)
+        said = predicting.predict(predictor, zip(clips, features, strict=True), **how)
+        return console.shown(said) if len(clips) == 1 else said
+    from affectgpt_r1.media.worker import Guard
+    from affectgpt_r1.perception import encode as encoding
+
+    predictor, store = predicting.load_predictor(model), _store(cache)
+    lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out
     with console.bars() as bar:
+        unread = encoding.to_encode(clips, store, retry=False)
+        guard, told = Guard(workers), bar("reading clips")
+        encoding.encode_clips(unread, predictor.encoders, store, guard, progress=told)
+        faults = encoding.failures(clips, store)
         told = bar("predicting")
-        done = predict_into(out, predictor, clips, features, told, **asdict(reply))
-    return {"predictions": out, "clips": len(clips), "there_before": done}
+        done = predicting.predict_into(lines, predictor, clips, store, faults, told, **how)
+    rows = [json.loads(line) for line in lines.read_text("utf-8").split("\n")[:-1]]
+    if out != lines:
+        with writing(out):
+            write_whole(out, predicting.table_of_predictions(rows))
+    words = Counter(word for row in rows for word in row["words"] or ())
+    counts = {"clips": len(clips), "there_before": done, "unreadable": len(faults)}
+    return {"predictions": out, **counts, "commonest": dict(words.most_common(10))}
 
 
 def evaluate(
@@ -283,9 +303,9 @@ def evaluate(
     predictor, features = _perceived(model, clips, cache)
     how = {"without": without or (), **asdict(reply)}
     with console.bars() as bar:
-        made = predict(predictor, clips, features, **how)
+        made = predict(predictor, zip(clips, features, strict=True), **how)
         predictions = list(counted(made, len(clips), bar("predicting")))
-    words = {prediction.id: prediction.words for prediction in predictions}
+    words = {prediction.id: prediction.words or () for prediction in predictions}
     result = evaluate_clips(clips, words, table, level, baseline=before)
     if out:
         with writing(out):

@@ -1,14 +1,17 @@
 """Predictions: clips in, words out, by one trained model.
 
-The same parser, prompt and sampler as in training. What a clip lacks is in the prediction's flags;
-a clip that cannot be read is an error, raised before any prediction is made.
+The same parser, prompt and sampler as in training. What a clip lacks is in the prediction's flags.
+Clips come one by one, so that there may be any number of them.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +20,7 @@ from torch import nn
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.dialogue import Mode, Part, parse_completion
+from affectgpt_r1.dialogue import Completion, Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import sha256_of, write_whole, writing
@@ -37,7 +40,7 @@ _DECODING: Mapping[DecodingName, SamplingSettings] = {
     "greedy": SamplingSettings(max_new_tokens=256, temperature=0.0),
     "published": SamplingSettings(max_new_tokens=256, temperature=1.0, top_p=0.9, top_k=20),
 }
-_BATCH = 16  # clips at a time
+BATCH = 16  # clips at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,11 @@ class Prediction:
 
     Attributes:
         id: the clip's.
-        words: the answer's words.
+        words: the answer's words; None: the clip could not be read.
         think: the think block; None where there is none.
-        completion: the raw reply.
+        completion: the raw reply; None: there is none.
         problems: why the reply is not well formed.
-        flags: what the clip lacked (no audio, no face found, ...).
+        flags: what the clip lacked (no audio, no face found, ...), or why it could not be read.
         model: the predictor's signature.
         signature: how it was asked and sampled.
         dataset, labels: the clip's, so that `score` and `unibench` read a file of predictions as it
@@ -75,9 +78,9 @@ class Prediction:
     """
 
     id: str
-    words: tuple[str, ...]
+    words: tuple[str, ...] | None
     think: str | None
-    completion: str
+    completion: str | None
     problems: tuple[str, ...]
     flags: tuple[str, ...]
     model: str
@@ -139,8 +142,7 @@ def perceive_clips(
 
 def predict(
     predictor: Predictor,
-    clips: Sequence[Clip],
-    features: Sequence[Features],
+    clips: Iterable[tuple[Clip, Features | str]],
     *,
     mode: Mode = "answer",
     decode: DecodingName = "greedy",
@@ -151,42 +153,52 @@ def predict(
 
     Args:
         predictor: the model.
-        clips: ids and subtitles.
-        features: of the same clips.
+        clips: with their features, or with the reason why they have none; taken as they are needed.
         mode: answer alone, or thinking first.
         decode: how the reply is sampled.
         without: parts that the prompt leaves out.
         seed: with the clip's id it seeds the sampling.
     """
-    settings, how = _DECODING[decode], asked_as(mode, decode, without, seed)
-    view = predictor.encoders.view
-    for start in range(0, len(clips), _BATCH):
-        part = list(zip(clips, features, strict=True))[start : start + _BATCH]
-        prompts = [
-            predictor.processor.ask(clip.subtitle, found, view=view, mode=mode, without=without)
-            for clip, found in part
-        ]
-        device = predictor.model.device
-        batch = predictor.processor.batch(prompts, [found for _, found in part], device)
-        seeds = [[seed_of(seed, clip.id)] for clip, _ in part]
-        groups = sample(predictor.model, predictor.processor, batch, seeds=seeds, settings=settings)
-        for (clip, found), prompt, (drawn,) in zip(part, prompts, groups, strict=True):
-            reply = parse_completion(predictor.processor.text(drawn.ids), mode)
-            flags = {str(flag) for flag in found.flags}
-            flags |= {"reply cut"} if not drawn.finished else set()
-            flags |= {"subtitle cut"} if prompt.truncated else set()
-            yield Prediction(
-                id=clip.id,
-                words=reply.words,
-                think=reply.think,
-                completion=reply.text,
-                problems=tuple(sorted(reply.problems)),
-                flags=tuple(sorted(flags)),
-                model=predictor.signature,
-                signature=how,
-                dataset=clip.dataset,
-                labels=clip.truth,
-            )
+    rest, model, how = iter(clips), predictor.signature, asked_as(mode, decode, without, seed)
+    while part := list(islice(rest, BATCH)):
+        read = [(clip, found) for clip, found in part if not isinstance(found, str)]
+        replies = _replies(predictor, read, mode, _DECODING[decode], without, seed) if read else []
+        said = iter(replies)
+        for clip, found in part:
+            about = model, how, clip.dataset, clip.truth
+            if isinstance(found, str):
+                yield Prediction(clip.id, None, None, None, (), (found,), *about)
+            else:
+                reply, flags = next(said)
+                problems = tuple(sorted(reply.problems))
+                said_of = reply.words, reply.think, reply.text, problems, flags
+                yield Prediction(clip.id, *said_of, *about)
+
+
+def _replies(
+    predictor: Predictor,
+    clips: Sequence[tuple[Clip, Features]],
+    mode: Mode,
+    settings: SamplingSettings,
+    without: Collection[Part],
+    seed: int,
+) -> Iterator[tuple[Completion, tuple[str, ...]]]:
+    """What the model replies to each of some clips, and what was odd about asking it."""
+    model, processor = predictor.model, predictor.processor
+    prompts = [
+        processor.ask(
+            clip.subtitle, found, view=predictor.encoders.view, mode=mode, without=without
+        )
+        for clip, found in clips
+    ]
+    batch = processor.batch(prompts, [found for _, found in clips], model.device)
+    seeds = [[seed_of(seed, clip.id)] for clip, _ in clips]
+    groups = sample(model, processor, batch, seeds=seeds, settings=settings)
+    for (_, found), prompt, (drawn,) in zip(clips, prompts, groups, strict=True):
+        flags = {str(flag) for flag in found.flags}
+        flags |= {"reply cut"} if not drawn.finished else set()
+        flags |= {"subtitle cut"} if prompt.truncated else set()
+        yield parse_completion(processor.text(drawn.ids), mode), tuple(sorted(flags))
 
 
 def asked_as(
@@ -206,18 +218,22 @@ def predict_into(
     path: Path,
     predictor: Predictor,
     clips: Sequence[Clip],
-    features: Sequence[Features],
+    cache: FeatureCache,
+    faults: Mapping[str, str],
     progress: Progress,
     **how: Any,
 ) -> int:
     """Predict into a file of JSON Lines, or go on where an earlier call of the same was cut.
 
     However often it was cut, the file comes out equal to the byte: whole batches are kept, what
-    stands behind them is made again.
+    stands behind them is made again. A clip that cannot be read has a line without words, and its
+    reason in the flags.
 
     Args:
         path: the file.
-        predictor, clips, features: as in `predict`.
+        predictor, clips: who predicts of what.
+        cache: of features; what it lacks is read here and now.
+        faults: why clips cannot be read, by id.
         progress: told how many of how many are there.
         **how: mode, decode, without, seed, as in `predict`.
 
@@ -233,14 +249,26 @@ def predict_into(
         lines = [line for line in file if line.endswith(b"\n")]
         if list(map(_name_of, lines)) != wanted[: len(lines)]:
             raise InputError(f"{path} holds other predictions: name another file, or remove it")
-        done = len(lines) if len(lines) == len(clips) else len(lines) // _BATCH * _BATCH
+        done = len(lines) if len(lines) == len(clips) else len(lines) // BATCH * BATCH
         file.truncate(sum(map(len, lines[:done])))
-        begun = predict(predictor, clips[done:], features[done:], **how)
-        for count, prediction in enumerate(begun, done + 1):
+        left, source = clips[done:], predictor.encoders
+        seen = ((clip, faults.get(clip.id) or perceive(clip, source, cache)) for clip in left)
+        for count, prediction in enumerate(predict(predictor, seen, **how), done + 1):
             file.write(_line(prediction).encode(errors="backslashreplace"))
             file.flush()
             progress(count, len(clips))
     return done
+
+
+def table_of_predictions(rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON objects of predictions as CSV: the same columns, lists as texts with commas."""
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, [column.name for column in fields(Prediction)])
+    table.writeheader()
+    for row in rows:
+        cells = {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
+        table.writerow(cells)
+    return file.getvalue()
 
 
 def _name_of(line: bytes) -> tuple[object, ...] | None:

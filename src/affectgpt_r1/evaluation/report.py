@@ -28,8 +28,6 @@ from affectgpt_r1.evaluation.evaluate import evaluate_clips
 from affectgpt_r1.evaluation.scoring import Rule, keep
 from affectgpt_r1.files import write_whole, writing
 
-_STRIP_HEIGHT, _BEATS = 72, 150  # pixels; loudnesses a waveform
-
 
 def write_report(
     path: Path,
@@ -141,7 +139,7 @@ def _media(clip: Clip) -> dict[str, Any]:
     if not (clip.video or clip.audio or clip.faces):
         return {}
     try:  # only here are the libraries for media needed
-        from affectgpt_r1.media.attach import jpeg_uri
+        from affectgpt_r1.media.attach import portrait
         from affectgpt_r1.media.audio import read_waveform
         from affectgpt_r1.media.read import read_media
 
@@ -149,10 +147,7 @@ def _media(clip: Clip) -> dict[str, Any]:
         sound, _ = read_waveform(clip.audio or clip.video)
     except (MediaError, MissingFileError, ImportError) as error:
         return {"fault": str(error)}
-    size = (_STRIP_HEIGHT * len(faces), _STRIP_HEIGHT)
-    strip = jpeg_uri(np.concatenate(list(faces), axis=1), size) if len(faces) else ""
-    beats = [] if sound is None else np.array_split(np.abs(sound), _BEATS)
-    return {"faces": strip, "voice": [float(beat.max(initial=0.0)) for beat in beats]}
+    return portrait(faces, sound)
 
 
 def _curves(path: Path) -> dict[str, dict[str, Any]]:

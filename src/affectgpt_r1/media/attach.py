@@ -1,11 +1,14 @@
-"""A clip as parts of a message to an omni-modal model: OpenAI's chat API, as servers extend it."""
+"""A clip as others take it: parts of a message to an omni-modal model, or a portrait on a page.
+
+Messages are those of OpenAI's chat API, as servers extend it.
+"""
 
 import base64
 import io
 import wave
 from collections.abc import Iterable
 from mimetypes import guess_type
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from affectgpt_r1.media.video import read_frames
 Take = Literal["frames", "video"]
 
 _SIZE = 512, 512
+_STRIP_HEIGHT, _BEATS = 72, 150  # pixels; loudnesses a portrait
 
 
 def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
@@ -50,6 +54,25 @@ def message_parts(clip: Clip, take: Take = "frames") -> list[dict[str, object]]:
         sound = {"data": base64.b64encode(_wav(waveform)).decode(), "format": "wav"}
         parts.append({"type": "input_audio", "input_audio": sound})
     return parts
+
+
+def portrait(pictures: NDArray[np.uint8], waveform: NDArray[np.float32] | None) -> dict[str, Any]:
+    """What people are shown of a clip.
+
+    Args:
+        pictures: (t, H, W, 3).
+        waveform: (n,) at 16 kHz; None: there is no sound.
+
+    Returns:
+        `faces`, the pictures side by side as a data URI, "" where there is none; `voice`, the
+        loudness of 150 equal parts of the sound, [] where there is none; `voice_s`, its length.
+    """
+    size = (_STRIP_HEIGHT * len(pictures), _STRIP_HEIGHT)
+    strip = jpeg_uri(np.concatenate(list(pictures), axis=1), size) if len(pictures) else ""
+    sound = np.zeros(0, np.float32) if waveform is None else waveform
+    beats = np.array_split(np.abs(sound), _BEATS) if len(sound) else []
+    loud = [float(beat.max(initial=0.0)) for beat in beats]
+    return {"faces": strip, "voice": loud, "voice_s": len(sound) / RATE_HZ}
 
 
 def jpeg_uri(picture: NDArray[np.uint8], size: tuple[int, int]) -> str:

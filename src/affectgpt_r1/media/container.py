@@ -22,8 +22,12 @@ _OPTIONS = {
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
+def opened(path: Path, max_duration_s: float = MAX_DURATION_S) -> Iterator[InputContainer]:
     """Open a media file for reading.
+
+    Args:
+        path: the file.
+        max_duration_s: what claims to last longer is refused.
 
     Raises:
         MissingFileError: there is no such file.
@@ -39,7 +43,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     av.logging.set_level(None)  # libav's own notes would land on stderr, outside any handler
     try:
         with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
-            _check_size(container, path)
+            _check_size(container, path, max_duration_s)
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(
@@ -48,11 +52,11 @@ def opened(path: Path) -> Iterator[InputContainer]:
         ) from None
 
 
-def _check_size(container: InputContainer, path: Path) -> None:
+def _check_size(container: InputContainer, path: Path, max_duration_s: float) -> None:
     duration_s = (container.duration or 0) / av.time_base
-    if duration_s > MAX_DURATION_S:
+    if duration_s > max_duration_s:
         raise MediaError(
-            f"{path} lasts {duration_s:.0f} s, more than {MAX_DURATION_S}: cut it into clips"
+            f"{path} lasts {duration_s:.0f} s, more than {max_duration_s:g}: cut it into clips"
         )
     for stream in container.streams.video:
         if stream.width * stream.height > MAX_PIXELS:

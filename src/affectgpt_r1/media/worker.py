@@ -8,8 +8,9 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -40,6 +41,19 @@ class Guard:
     memory_bytes: int = 4 << 30
 
 
+@contextmanager
+def processes(guard: Guard) -> Iterator[ProcessPool]:
+    """Spawned processes under the guard's limits; give `outcome` what they are scheduled to do."""
+    limits = (guard.memory_bytes,)
+    spawn = get_context("spawn")
+    pool = ProcessPool(guard.workers, initializer=_limit, initargs=limits, context=spawn)
+    try:
+        yield pool
+    finally:
+        pool.stop()
+        pool.join()
+
+
 def guarded(
     work: Callable[[Item], Result], items: Iterable[Item], guard: Guard
 ) -> Generator[tuple[Item, Result | None, str | None], None, None]:
@@ -55,23 +69,14 @@ def guarded(
     """
     rest = iter(items)
     running: dict[Future[Result], Item] = {}
-    pool = ProcessPool(
-        guard.workers,
-        initializer=_limit,
-        initargs=(guard.memory_bytes,),
-        context=get_context("spawn"),
-    )
-    try:
+    with processes(guard) as pool:
         while True:
             for item in islice(rest, 2 * guard.workers - len(running)):
                 running[pool.schedule(work, (item,), timeout=guard.wall_s)] = item
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), *_outcome(future, guard)
-    finally:
-        pool.stop()
-        pool.join()
+                yield running.pop(future), *outcome(future, guard)
 
 
 def _limit(memory_bytes: int) -> None:
@@ -86,7 +91,12 @@ def _limit(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _outcome(future: Future[Any], guard: Guard) -> tuple[Any, str | None]:
+def outcome(future: Future[Any], guard: Guard) -> tuple[Any, str | None]:
+    """What came of work that is done: its result, or the reason why there is none.
+
+    Raises:
+        InputError: no process can be started.
+    """
     try:
         return future.result(), None
     except InputError as error:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cache as remembered
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
@@ -41,6 +41,12 @@ def to_encode(clips: Sequence[Clip], cache: FeatureCache, *, retry: bool) -> lis
     """The clips that are to be tried: what failed before is left out, or with `retry` the rest."""
     before = _failures(cache)
     return [clip for clip in clips if (_name(clip) in before) == retry]
+
+
+def failures(clips: Sequence[Clip], cache: FeatureCache) -> dict[str, str]:
+    """Why clips could not be read, by id, as far as they are on the cache's list."""
+    listed = _failures(cache)
+    return {c.id: listed[name]["reason"] for c in clips if (name := _name(c)) in listed}
 
 
 def encode_clips(
@@ -86,8 +92,7 @@ def encode_clips(
         else:
             solved.append(clip)
 
-    # Without its encoders the source can travel to another process.
-    read = partial(read_unless_cached, replace(source, load=_unloaded), cache.folder, crops)
+    read = partial(read_unless_cached, source.eyes(), cache.folder, crops)
     try:
         for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
             if found is None:
@@ -232,20 +237,11 @@ def read_unless_cached(
     media = source.read(clip)
     if place:
         write_faces(place, media.faces[:0] if MediaFlag.NO_FACE in media.flags else media.faces)
-    if known:
-        return key, None
-    # What no encoder looks at need not travel between processes.
-    if source.view == "face":
-        return key, replace(media, frames=media.frames[:0])
-    return key, replace(media, faces=media.faces[:0])
+    return key, None if known else source.seen(media)
 
 
 # Once a process: the shards' indices are read once.
 _cache_in = remembered(FeatureCache)
-
-
-def _unloaded() -> NoReturn:
-    raise NotImplementedError("this process reads clips, and encodes none")
 
 
 def _name(clip: Clip) -> str:

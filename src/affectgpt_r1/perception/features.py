@@ -7,9 +7,9 @@ batch (MODEL.md, "Ours"). Nothing here knows a particular encoder.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,16 @@ class EncoderSource:
         detector = yunet_detector(self.face_model) if self.face_model else detect_with_cascade
         return read_media(clip, detector=detector)
 
+    def seen(self, media: ClipMedia) -> ClipMedia:
+        """Without what no encoder looks at: it need not travel between processes."""
+        if self.view == "face":
+            return replace(media, frames=media.frames[:0])
+        return replace(media, faces=media.faces[:0])
+
+    def eyes(self) -> Self:
+        """Without the encoders: what another process needs to read clips."""
+        return replace(self, load=_unloaded)
+
 
 def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = None) -> Features:
     """A clip's features, from the cache where it holds them; else read, encoded and put there.
@@ -215,6 +225,10 @@ def _checked(encoder: Encoder, values: NDArray[np.float32], steps: int) -> NDArr
             f"encoder {encoder.name!r} gave values that are not finite: try another dtype"
         )
     return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _unloaded() -> NoReturn:
+    raise NotImplementedError("this process reads clips, and encodes none")
 
 
 def _digest(value: object) -> str:

@@ -152,11 +152,11 @@ def _held_out(
     if data.held_out is None:
         return None
     clips = _labelled(Path(data.held_out))
-    features = [found for _, found in _examples(clips, predictor.encoders, data, told)]
+    examples = _examples(clips, predictor.encoders, data, told)
 
     def f() -> float:
         predictor.model.eval()
-        said = [answer.words for answer in predict(predictor, clips, features, mode=mode)]
+        said = [answer.words or () for answer in predict(predictor, examples, mode=mode)]
         predictor.model.train()
         return score_corpus([clip.labels or () for clip in clips], said, lexicon).f
 
