@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -51,6 +52,7 @@ def _command(words: Sequence[str], said: Path | None, environment: Mapping[str, 
     from affectgpt_r1 import cli
 
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
+    tempfile.tempdir = None  # it is found once a process, here before the fork
     sys.argv = ["affectgpt-r1", *words]
     silence = os.open(os.devnull, os.O_WRONLY)
     heard = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if said else silence

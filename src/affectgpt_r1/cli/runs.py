@@ -1,14 +1,15 @@
 """Commands that read clips or run a model: data sets, features, training, prediction."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from affectgpt_r1 import console
 from affectgpt_r1.cli import options as opt
@@ -20,8 +21,10 @@ from affectgpt_r1.evaluation.answers import read_answers, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
 from affectgpt_r1.files import make_folder, write_whole, writing
 from affectgpt_r1.progress import counted
+from affectgpt_r1.serve.limits import LOCAL, Limits
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
+LIMITS = Limits()
 train = App(name="train", help="Train: cold start, then GRPO.")
 
 
@@ -317,8 +320,38 @@ def evaluate(
     return result
 
 
+def serve(
+    *,
+    model: Path,
+    host: str = LOCAL[0],
+    port: opt.Whole = 8000,
+    limits: Annotated[Limits, Parameter("*")] = LIMITS,
+    lexicon: opt.LexiconName = "builtin",
+    lexicon_folder: opt.LexiconFolder = None,
+) -> None:
+    """Serve a model: a page for people, predictions and scores over HTTP.
+
+    Where AFFECTGPT_R1_TOKEN is set, only requests that bear it are answered.
+
+    Args:
+        model: A model folder or finished run.
+        host: Address to listen at; others than this machine's own let others in.
+        port: Port; 0: any that is free.
+        lexicon: Which lexicon puts words on wheels, and scores.
+    """
+    from affectgpt_r1.evaluation.predict import load_predictor
+    from affectgpt_r1.serve.app import create_app, listen
+
+    token, table = os.environ.get("AFFECTGPT_R1_TOKEN"), Lexicon.load(lexicon, lexicon_folder)
+    hosts = LOCAL if host in LOCAL else ("*",)
+    if hosts != LOCAL and not token:
+        console.complain(f"anyone who reaches {host} may ask: set AFFECTGPT_R1_TOKEN")
+    app = create_app(load_predictor(model), table, limits, token=token, hosts=hosts)
+    listen(app, host, port, console.people.print)
+
+
 #: What the command line takes from here.
-COMMANDS = (prepare, encode, cache, convert, train, predict, evaluate)
+COMMANDS = (prepare, encode, cache, convert, train, predict, evaluate, serve)
 
 
 def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:

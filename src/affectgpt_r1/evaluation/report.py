@@ -65,25 +65,35 @@ def write_report(
         clip = replace(clip, group=row.group if row.group != row.id else clip.group)
         was = None if before is None else before.get(row.id)
         cards.append(_card(clip, words, was, row.given, lexicon, level))
+    sides = [(card["clip"].labels, card["words"]) for card in cards]
     if rows:
         said = {card["clip"].id: tuple(card["words"]) for card in cards}
         answered = [card["clip"] for card in cards]
         result = evaluate_clips(answered, said, lexicon, level, baseline=before)
-    loader = PackageLoader("affectgpt_r1.evaluation", "templates")
-    page = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.tests["in_lexicon"] = lexicon.knows
-    html = page.get_template("report.html").render(
-        run=run.resolve().name if run else "",
-        curves=curves,
-        result=result,
-        failed=kept.failed,
-        cards=cards,
-        count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
-        wheels=[_wheel(cards, lexicon, level, wheel) for wheel in range(WHEELS)],
-        media=cache(_media),
+    html = (
+        environment(lexicon)
+        .get_template("report.html")
+        .render(
+            run=run.resolve().name if run else "",
+            curves=curves,
+            result=result,
+            failed=kept.failed,
+            cards=cards,
+            count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
+            wheels=[wheel_figures(sides, lexicon, level, wheel) for wheel in range(WHEELS)],
+            media=cache(_media),
+        )
     )
     with writing(path):
         write_whole(path, html.encode(errors="replace"))  # a subtitle may hold half a character
+
+
+def environment(lexicon: Lexicon) -> Environment:
+    """The templates of this project's pages; `in_lexicon` tests whether a word is known."""
+    loader = PackageLoader("affectgpt_r1.evaluation", "templates")
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.tests["in_lexicon"] = lexicon.knows
+    return pages
 
 
 def _card(
@@ -182,21 +192,25 @@ def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[list[floa
     return [part.mean(axis=0).tolist() for part in parts]
 
 
-def _wheel(
-    cards: Sequence[Mapping[str, Any]], lexicon: Lexicon, level: int, wheel: int
+def wheel_figures(
+    clips: Iterable[tuple[Iterable[str], Iterable[str]]], lexicon: Lexicon, level: int, wheel: int
 ) -> dict[str, Any]:
     """How many clips' labels and answers name each class of a wheel, and what is confused.
+
+    Args:
+        clips: labels and words of each.
+        lexicon, level, wheel: words to classes.
 
     Returns:
         `sectors` in their order: name, inner class, labels, answers; `confused`: the commonest
         pairs of a class that labels alone name and one that answers alone name, with their number.
     """
 
-    def named(words: Sequence[str]) -> set[str]:
+    def named(words: Iterable[str]) -> set[str]:
         found = (lexicon.classes(word, level)[wheel] for word in words)
         return {name for name in found if name is not None}
 
-    sides = [(named(card["clip"].labels), named(card["words"])) for card in cards]
+    sides = [(named(labels), named(words)) for labels, words in clips]
     labels, answers = (Counter(name for side in sides for name in side[i]) for i in (0, 1))
     pairs = Counter(pair for true, said in sides for pair in product(true - said, said - true))
     rings = lexicon.tables.wheels[wheel]

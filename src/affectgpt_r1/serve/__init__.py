@@ -1,0 +1,1 @@
+"""Predictions and scores over HTTP, and a page for people."""

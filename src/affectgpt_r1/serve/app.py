@@ -1,0 +1,261 @@
+"""The server: routes, limits, and a page; what a clip says is the desk's matter.
+
+    POST /v1/predict   a clip, as an upload or by its name in an allowed folder
+    POST /v1/score     anybody's answers, as JSON Lines
+    GET /healthz, /metrics, /docs, and the page at /
+
+Limits that need no body hold before one is read. Local by default: other names are refused, so that
+no page of elsewhere can ask through a visitor's browser.
+"""
+
+import asyncio
+import hmac
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from socket import create_server
+from tempfile import NamedTemporaryFile
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+
+from affectgpt_r1 import __version__
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.dialogue import Mode
+from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
+from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation import scoring
+from affectgpt_r1.evaluation.answers import read_answers
+from affectgpt_r1.evaluation.predict import Predictor
+from affectgpt_r1.evaluation.render import json_row
+from affectgpt_r1.evaluation.report import environment, wheel_figures
+from affectgpt_r1.media.worker import Guard
+from affectgpt_r1.serve.desk import Desk
+from affectgpt_r1.serve.limits import LOCAL, Limits
+
+_PATHS = ("/v1/predict", "/v1/score", "/metrics")
+_JSON_LINES: dict[str, Any] = {"requestBody": {"content": {"application/x-ndjson": {"schema": {}}}}}
+
+
+def create_app(
+    predictor: Predictor,
+    lexicon: Lexicon,
+    limits: Limits,
+    *,
+    token: str | None = None,
+    hosts: Sequence[str] = LOCAL,
+) -> FastAPI:
+    """Make the server.
+
+    Args:
+        predictor: the model that answers.
+        lexicon: puts words on wheels, and scores.
+        limits: what others may do.
+        token: that a request must bear; None: anyone may ask.
+        hosts: names that the server answers to; `*`: any.
+
+    Raises:
+        MissingFileError, ModelFolderError: the model's encoders cannot be loaded.
+    """
+    pages, figures = environment(lexicon), CollectorRegistry()
+    desk = Desk(predictor, Guard(limits.workers, limits.wall_s), limits.max_duration_s)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with desk:
+            yield
+
+    title = "AffectGPT-R1"
+    app = FastAPI(
+        title=title, version=__version__, lifespan=lifespan, max_body_size=limits.max_mib << 20
+    )
+    app.middleware("http")(_gate(limits, token, figures))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app.mount("/static", StaticFiles(packages=[(__package__, "static")]))
+
+    @app.exception_handler(ClientDisconnect)  # nobody hears it
+    @app.exception_handler(InputError)
+    def told(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(
+            pages.get_template("page.html").render(limits=limits, token=bool(token))
+        )
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Whether the server is there, and with which model."""
+        return {"status": "ok", "model": predictor.signature}
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(generate_latest(figures), media_type=CONTENT_TYPE_LATEST)
+
+    @app.post("/v1/predict", response_model=None)
+    async def predict(
+        request: Request,
+        file: UploadFile | None = None,
+        name: Annotated[str | None, Form(max_length=1000)] = None,
+        subtitle: Annotated[str, Form(max_length=2000)] = "",
+        mode: Annotated[Mode, Form()] = "answer",
+    ) -> dict[str, Any] | HTMLResponse:
+        """What a person in a clip feels, in words: a file, or the name of one in the folder.
+
+        As HTML, with faces, waveform and wheels, where text/html is accepted.
+        """
+        async with _clip(file, name, limits.folder) as clip:
+            said = await desk.ask(replace(clip, subtitle=subtitle), mode)
+        words = said.prediction.words or ()
+        classes = {word: lexicon.classes(word) for word in words}
+        facts = {"classes": classes, "duration_s": said.duration_s, "timing_s": said.timing_s}
+        answer = json_row(said.prediction) | facts
+        if "text/html" not in request.headers.get("accept", ""):
+            return answer
+        wheels = [wheel_figures([((), words)], lexicon, 1, wheel) for wheel in range(WHEELS)]
+        template = pages.get_template("answer.html")
+        return HTMLResponse(template.render(answer=answer, shown=said.portrait, wheels=wheels))
+
+    @app.post("/v1/score", openapi_extra=_JSON_LINES)
+    async def score(
+        request: Request,
+        metric: scoring.Metric = "ew",
+        level: Annotated[int | None, Query(ge=1, le=2)] = None,
+    ) -> dict[str, Any]:
+        """The score of answers: JSON Lines of `id`, `labels`, and `words` or `completion`."""
+        rule = scoring.rule_of(None, metric, lexicon.name, level, None)
+        return await run_in_threadpool(_scored, await request.body(), rule, lexicon)
+
+    return app
+
+
+def listen(app: FastAPI, host: str, port: int, told: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; what is at work then is finished, for half a minute at most.
+
+    Raises:
+        InputError: the address or port cannot be had.
+    """
+    try:
+        socket = create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen at {host}:{port} ({error}): name another") from None
+    told(f"http://{host}:{socket.getsockname()[1]}")
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30)
+    uvicorn.Server(config).run([socket])
+
+
+def _gate(
+    limits: Limits, token: str | None, figures: CollectorRegistry
+) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """What refuses requests, and counts them all, before anything of a body is kept."""
+    rate, often = MovingWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute
+    at_work = Gauge("affectgpt_r1_requests_at_work", "Requests at work.", registry=figures)
+    labels = "path", "status"
+    took = Histogram("affectgpt_r1_request_seconds", "Requests.", labels, registry=figures)
+    open_now = 0
+
+    def refusal(request: Request) -> tuple[int, str] | None:
+        borne = request.headers.get("authorization", "").encode()
+        if not rate.hit(often(limits.per_minute), request.client.host if request.client else ""):
+            return 429, f"more than {limits.per_minute} requests a minute: come again later"
+        if token and not hmac.compare_digest(borne, f"Bearer {token}".encode()):
+            return 401, "send the server's token: Authorization: Bearer TOKEN"
+        if open_now > limits.max_open:
+            return 429, f"{limits.max_open} requests are at work: come again in a second"
+        return None
+
+    async def gate(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        nonlocal open_now
+        if (path := request.url.path) not in _PATHS:
+            return await call_next(request)
+        began_s, status = time.perf_counter(), 500
+        open_now += 1
+        at_work.set(open_now)
+        try:
+            async with asyncio.timeout(limits.request_s):
+                if refused := refusal(request):
+                    status, why = refused
+                    # Many clients cannot hear an answer while they still send.
+                    left = limits.max_mib << 20
+                    async for piece in request.stream():
+                        if (left := left - len(piece)) < 0:
+                            break
+                    return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
+                answer = await call_next(request)
+                status = answer.status_code
+                return answer
+        except TimeoutError:
+            status = 408
+            return JSONResponse({"detail": f"took longer than {limits.request_s:g} s"}, status)
+        finally:
+            open_now -= 1
+            at_work.set(open_now)
+            took.labels(path, status).observe(time.perf_counter() - began_s)
+
+    return gate
+
+
+@asynccontextmanager
+async def _clip(
+    file: UploadFile | None, name: str | None, folder: Path | None
+) -> AsyncIterator[Clip]:
+    """The clip that is asked about; an upload lies on disk as long as it is read.
+
+    Faults do not tell where on this machine it lies.
+    """
+    if (file is None) == (name is None):
+        raise HTTPException(422, "send either a file, or the name of one in the server's folder")
+    with NamedTemporaryFile(prefix="affectgpt-r1-") as kept:
+        if file is None:
+            path = _within(folder, str(name))
+        else:
+            name, path = Path(file.filename or "upload").stem[:100], Path(kept.name)
+            await run_in_threadpool(shutil.copyfileobj, file.file, kept)
+            kept.flush()
+        try:
+            yield Clip(str(name), video=path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), "the clip")) from None
+
+
+def _within(folder: Path | None, name: str) -> Path:
+    """A file in a folder, by its name; nothing outside, whatever the name says."""
+    if folder is not None:
+        with suppress(OSError, ValueError):
+            path = (folder / name).resolve(strict=True)
+            if path.is_relative_to(folder.resolve()) and path.is_file():
+                return path
+    raise HTTPException(404, "no such file is in the server's folder")
+
+
+def _scored(body: bytes, rule: scoring.Rule, lexicon: Lexicon) -> dict[str, Any]:
+    with NamedTemporaryFile(prefix="affectgpt-r1-") as kept:
+        kept.write(body)
+        kept.flush()
+        try:
+            rows = read_answers(Path(kept.name))
+        except InputError as error:
+            raise InputError(str(error).replace(kept.name, "the request")) from None
+    return scoring.score_row(scoring.keep(rows, rule, "the request"), rule, lexicon)

@@ -1,0 +1,99 @@
+"""Where clips are asked about: read in guarded processes, answered by one model, in batches.
+
+Requests that wait while a batch is at work make up the next one. HTTP is not known here.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.dialogue import Mode
+from affectgpt_r1.errors import MediaError
+from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predict
+from affectgpt_r1.media import ClipMedia
+from affectgpt_r1.media.worker import Guard, outcome, processes
+from affectgpt_r1.perception.features import encoded
+from affectgpt_r1.serve.look import look
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, and what it was given for.
+
+    Attributes:
+        prediction: the answer.
+        portrait: as `media.attach.portrait`.
+        duration_s: of the clip.
+        timing_s: what reading took, and waiting and answering.
+    """
+
+    prediction: Prediction
+    portrait: dict[str, Any]
+    duration_s: float
+    timing_s: dict[str, float]
+
+
+class Desk:
+    """One model, asked by many at once; used as a context, in which its processes live."""
+
+    def __init__(self, predictor: Predictor, guard: Guard, max_duration_s: float) -> None:
+        predictor.encoders.load()  # what is wrong with them is told before anyone asks
+        self._predictor, self._guard, self._max_duration_s = predictor, guard, max_duration_s
+        self._processes = processes(guard)
+        self._turn = asyncio.Lock()
+        #: By mode, the batch that is forming, and the task that will answer it.
+        self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
+
+    def __enter__(self) -> "Desk":
+        self._pool = self._processes.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._processes.__exit__(*error)
+
+    async def ask(self, clip: Clip, mode: Mode) -> Said:
+        """Read a clip and ask the model about it.
+
+        Raises:
+            MediaError: it cannot be read, or is too long.
+        """
+        began_s = time.perf_counter()
+        what = self._predictor.encoders.eyes(), self._max_duration_s, clip
+        reading = self._pool.schedule(look, what, timeout=self._guard.wall_s)
+        await asyncio.wait([heard := asyncio.wrap_future(reading)])
+        heard.exception()  # or asyncio would complain that nobody asked; `outcome` tells it
+        found, fault = outcome(reading, self._guard)
+        if found is None:
+            raise MediaError(str(fault))
+        read_s = time.perf_counter()
+        media, shown = found
+        if mode not in self._forming:
+            fresh: list[tuple[Clip, ClipMedia]] = []
+            self._forming[mode] = fresh, asyncio.create_task(self._answer(fresh, mode))
+        batch, task = self._forming[mode]
+        batch.append((clip, media))
+        place = len(batch) - 1
+        if len(batch) == BATCH:
+            del self._forming[mode]
+        answers = await asyncio.shield(task)
+        timing_s = {"reading": read_s - began_s, "answering": time.perf_counter() - read_s}
+        return Said(answers[place], shown, media.duration_s, timing_s)
+
+    async def _answer(
+        self, batch: list[tuple[Clip, ClipMedia]], mode: Mode
+    ) -> Sequence[Prediction]:
+        async with self._turn:
+            if self._forming.get(mode, (None,))[0] is batch:
+                del self._forming[mode]
+            return await run_in_threadpool(self._predict, batch, mode)
+
+    def _predict(self, batch: Sequence[tuple[Clip, ClipMedia]], mode: Mode) -> list[Prediction]:
+        media = {str(place): media for place, (_, media) in enumerate(batch)}
+        features = encoded(media, self._predictor.encoders)
+        clips = [clip for clip, _ in batch]
+        return list(predict(self._predictor, zip(clips, features, strict=True), mode=mode))
