@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: env demo test stress lint bench compat docs package clean
+.PHONY: env demo test stress lint bench compat docs screenshots package clean
 
 # Quick when nothing changed: the stamp is newer than what it was made from.
 env: $(VENV)/.complete
@@ -31,7 +31,7 @@ test: env
 
 # The long checks at their full counts; `make test` takes samples of them.
 stress: env
-	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py tests/test_perception_reward.py tests/test_encode.py tests/fault
+	AFFECTGPT_R1_STRESS=1 $(BIN)/python -m pytest -n 2 tests/test_stress.py tests/test_perception_reward.py tests/test_encode.py tests/test_serve.py tests/fault
 
 lint: env
 	$(BIN)/ruff check .
@@ -59,6 +59,10 @@ compat:
 docs: env
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The documents' pictures, of what `make demo` made; Debian's chromium takes them.
+screenshots: env
+	AFFECTGPT_R1_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/test_page.py -k pictures
 
 # The wheel, and what an install without extras brings and can do: half a minute, and pip's index.
 package:
