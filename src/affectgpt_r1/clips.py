@@ -5,12 +5,10 @@ the manifest's folder. This module checks names and types, and that every file e
 media.
 """
 
-import csv
-import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import ManifestError
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.rows import Line, json_lines, read_rows
+from affectgpt_r1.rows import csv_lines, json_lines, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,6 @@ class Clip:
 
 
 _PATHS = ("video", "audio", "faces")
-_TEXTS = ("subtitle", "description", "group", "dataset")
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d+)?(e(-\d{1,3}|\+?\d\d?))?")  # CSV holds numbers as texts
 _COLUMNS = tuple(column.name for column in fields(Clip))
 
@@ -78,14 +75,22 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
     known: dict[str, int] = {}
 
     def read(line: int, row: Mapping[str, Any]) -> Clip:
-        if faults := _faults(row, path.parent):
+        given, faults = {}, []
+        for name, value in row.items():
+            try:
+                given[name] = _value(name, value, path.parent)
+            except ValueError as fault:
+                faults.append(str(fault))
+        if not str(row.get("id") or "").strip():
+            faults.append("'id' is missing: give each clip a text of its own")
+        if faults:
             raise ValueError("; ".join(faults))
-        clip = _clip(row, path.parent)
+        clip = Clip(**{name: value for name, value in given.items() if value is not None})
         if (first := known.setdefault(clip.id, line)) != line:
             raise ValueError(f"id {clip.id!r} stands on line {first} already")
         return clip
 
-    lines = _csv_lines if path.suffix.lower() == ".csv" else json_lines
+    lines = csv_lines if path.suffix.lower() == ".csv" else json_lines
     return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
 
 
@@ -102,51 +107,32 @@ def _row(clip: Clip, folder: Path) -> dict[str, object]:
     return row
 
 
-def _csv_lines(text: str) -> Iterator[Line]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)
-    try:
-        for row in reader:
-            if "more" in row:
-                yield reader.line_num, "more fields than columns: quote fields that hold commas"
-            else:
-                yield reader.line_num, {k: v for k, v in row.items() if v not in (None, "")}
-    except csv.Error as error:
-        yield reader.line_num, f"not CSV ({error})"
+def _value(name: str, value: Any, folder: Path) -> Any:
+    """A column's value as `Clip` holds it, None where it is not given.
 
-
-def _faults(row: Mapping[str, object], folder: Path) -> list[str]:
-    faults = []
-    for name in row:
-        if name not in _COLUMNS:
-            near = get_close_matches(str(name), _COLUMNS, 1)
-            faults.append(f"unknown column {name!r}" + (f", {near[0]!r} is meant?" if near else ""))
-    clip_id = row.get("id")
-    if not isinstance(clip_id, str) or not clip_id.strip():
-        faults.append("'id' is missing: give each clip a text of its own")
-    for name in (*_PATHS, *_TEXTS):
-        value = row.get(name)
-        if value is not None and not isinstance(value, str):
-            faults.append(f"{name!r} must be text, not {type(value).__name__}")
-        elif name in _PATHS and isinstance(value, str) and not os.path.isfile(folder / value):
-            faults.append(f"no {name} file at {value!r}")
-    labels = row.get("labels")
-    if isinstance(labels, list) and not all(isinstance(word, str) for word in labels):
-        faults.append("'labels' must hold texts only")
-    elif labels is not None and not isinstance(labels, list | str):
-        faults.append(f"'labels' must be a list or a text, not {type(labels).__name__}")
-    elif labels is not None and not parse_labels(labels):
-        faults.append("'labels' names no word: leave the column out where labels are unknown")
-    if (valence := row.get("valence")) is not None and not _NUMBER.fullmatch(str(valence)):
-        faults.append(f"'valence' must be a finite number, not {valence!r:.40}")
-    return faults
-
-
-def _clip(row: Mapping[str, object], folder: Path) -> Clip:
-    given: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
-    for name in given.keys() & _PATHS:
-        given[name] = folder / given[name]
-    if "labels" in given:
-        given["labels"] = tuple(parse_labels(given["labels"]))
-    if "valence" in given:
-        given["valence"] = float(given["valence"])
-    return Clip(**given)
+    Raises:
+        ValueError: why it cannot be.
+    """
+    if name not in _COLUMNS:
+        near = get_close_matches(str(name), _COLUMNS, 1)
+        raise ValueError(f"unknown column {name!r}" + (f", {near[0]!r} is meant?" if near else ""))
+    if value is None:
+        return None
+    if name == "valence":
+        if not _NUMBER.fullmatch(str(value)):
+            raise ValueError(f"'valence' must be a finite number, not {value!r:.40}")
+        return float(value)
+    if name == "labels":
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("'labels' must be a text or a list of texts")
+        if words := parse_labels(value):
+            return tuple(words)
+        raise ValueError("'labels' names no word: leave the column out where labels are unknown")
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} must be text, not {type(value).__name__}")
+    if name not in _PATHS:
+        return value
+    if not os.path.isfile(folder / value):
+        raise ValueError(f"no {name} file at {value!r}")
+    return folder / value

@@ -5,11 +5,11 @@ clip needs is looked for, and what is missing, broken, left out or left over is 
 are decoded here: what cannot be, `encode` lists.
 """
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from tokenize import TokenError
@@ -24,6 +24,7 @@ from affectgpt_r1.datasets.npz import read_dict
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.files import writing
+from affectgpt_r1.rows import csv_lines, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,22 +261,16 @@ def _files(root: Path, folders: Sequence[str], suffixes: Sequence[str]) -> dict[
 def _column(path: Path, column: str, found: _Found) -> dict[str, str]:
     """A column of a csv by name; a later row of one name counts, as in the authors' code."""
     values: dict[str, str] = {}
-    if not path.is_file():
+
+    def read(_: int, row: Mapping[str, str]) -> str:
+        name = row.get("name", "").strip()
+        if name in values:
+            found["extra", "name given twice"].append(name)
+        values[name] = row.get(column, "").strip()
+        return name
+
+    if path.is_file():
+        read_rows(path, read, "no row is in it", lines=partial(csv_lines, needed=("name", column)))
+    else:
         found["missing", "file"].append(path.name)
-        return values
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        try:
-            if lacking := {"name", column}.difference(rows.fieldnames or ()):
-                held, wanted = ", ".join(rows.fieldnames or ()), ", ".join(sorted(lacking))
-                raise InputError(f"{path} has the columns {held} and lacks {wanted}")
-            for row in rows:
-                if None in row:
-                    raise csv.Error("more fields than columns")
-                key = (row["name"] or "").strip()
-                if key in values:
-                    found["extra", "name given twice"].append(key)
-                values[key] = (row[column] or "").strip()
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}, after line {rows.line_num}: not CSV ({error})") from None
     return values
