@@ -1,8 +1,8 @@
 """What a clip is, and the manifests that list clips.
 
 A manifest is JSON Lines (one clip a line) or CSV with the same columns; paths in it are relative to
-the manifest's folder. This module checks names and types, and that every file exists; it opens no
-media.
+the manifest's folder. This module checks names and types, and that every file exists; of media it
+opens the face crops alone, which are arrays.
 """
 
 import json
@@ -12,10 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import ManifestError
+from affectgpt_r1.errors import ManifestError, MediaError, MissingFileError
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.rows import csv_lines, json_lines, read_rows
 
@@ -59,6 +63,8 @@ class Clip:
 
 _PATHS = ("video", "audio", "faces")
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d+)?(e(-\d{1,3}|\+?\d\d?))?")  # CSV holds numbers as texts
+# What numpy raises for files that are no npy, or whose header is damaged.
+_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, TokenError)
 _COLUMNS = tuple(column.name for column in fields(Clip))
 
 
@@ -98,6 +104,31 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
     rows = (json.dumps(_row(clip, path.parent), ensure_ascii=False) for clip in clips)
     write_whole(path, "".join(f"{row}\n" for row in rows))
+
+
+def open_crops(path: Path) -> NDArray[Any]:
+    """Face crops as `Clip.faces` names them, not read yet; nothing is ever unpickled.
+
+    Returns:
+        (n, H, W, 3) uint8 in OpenFace's order, BGR; or an array of size 0, whatever its form, where
+        no face was found.
+
+    Raises:
+        MissingFileError: there is no such file.
+        MediaError: it is no npy file, holds objects, or an array of another shape or type.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no face crops at {path}: check the path")
+    try:
+        crops = np.lib.format.open_memmap(path, mode="r")
+        if crops.size and (crops.dtype != np.uint8 or crops.shape[3:] != (3,)):
+            raise ValueError(f"it holds {crops.dtype} {crops.shape}")
+    except _UNREADABLE as error:
+        raise MediaError(
+            f"{path} is no plain npy file of uint8 (n, height, width, 3): save the crops with "
+            f"numpy.save ({' '.join(str(error).split())})"
+        ) from None
+    return crops
 
 
 def _row(clip: Clip, folder: Path) -> dict[str, object]:

@@ -12,17 +12,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 import yaml
 from pydantic import TypeAdapter
 
-from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.clips import Clip, open_crops, read_manifest, write_manifest
 from affectgpt_r1.datasets.npz import read_dict
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import InputError, MissingFileError
+from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.files import writing
 from affectgpt_r1.rows import csv_lines, read_rows
 
@@ -240,16 +239,13 @@ def _fault(path: Path | None, role: str) -> tuple[str, str] | None:
         return "missing", role
     if not path.stat().st_size:
         return "broken", f"empty {role}"
-    if role != "faces":
-        return None
-    try:
-        crops = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OverflowError, SyntaxError, TypeError, TokenError):
-        return "broken", "wrong faces"
-    if not crops.size:
-        return "broken", "faces without a face"
-    right = crops.dtype == np.uint8 and crops.shape[3:] == (3,)
-    return None if right else ("broken", "wrong faces")
+    if role == "faces":
+        try:
+            if not open_crops(path).size:
+                return "broken", "faces without a face"
+        except MediaError:
+            return "broken", "wrong faces"
+    return None
 
 
 def _files(root: Path, folders: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:
