@@ -134,16 +134,13 @@ def follow(detections: Sequence[Sequence[tuple[Box, float]]]) -> list[Box | None
     chosen: list[Box | None] = []
     last: Box | None = None
     for found in detections:
-        boxes = [box for box, _ in sorted(found, key=lambda face: -_weight(*face))]
+        weights = {box: box[2] * box[3] * confidence for box, confidence in found}
+        boxes = sorted(weights, key=lambda box: -weights[box])
         same = [box for box in boxes if overlap(box, last) >= SAME_FACE]
         box = max(same or boxes[:1], key=lambda b: overlap(b, last), default=None)
         chosen.append(box)
         last = box or last
     return chosen
-
-
-def _weight(box: Box, confidence: float) -> float:
-    return box[2] * box[3] * confidence
 
 
 def overlap(one: Box, other: Box | None) -> float:
