@@ -115,14 +115,17 @@ def prepare(
     sets, out = published_sets(), out or folder / f"{name}.jsonl"
     if name not in sets:
         raise InputError(f"no data set is called {name!r}: name demo, {', '.join(sets)}")
-    if language not in (None, *sets[name].columns):
-        held = " or ".join(sets[name].columns) or "in fixed sentences"
+    kind = sets[name]
+    if language and language not in kind.columns:
+        held = " or ".join(kind.columns) or "in fixed sentences"
         raise InputError(f"--language {language}: subtitles of {name} are {held}")
+    if language:
+        kind = replace(kind, columns=(language,))
     found: _Found = defaultdict(list)
     excluded = {clip.id for path in exclude for clip in read_manifest(path)}
-    read = _read_names if sets[name].pattern else _read_labels
+    read = _read_names if kind.pattern else _read_labels
     clips = []
-    for clip in read(name, sets[name], folder, language, found):
+    for clip in read(name, kind, folder, found):
         if clip.id in excluded or clip.labels is None:
             found["left out", "excluded" if clip.id in excluded else "no label"].append(clip.id)
         elif kept := _check(clip, found):
@@ -142,9 +145,7 @@ def prepare(
     return Prepared(name, out, len(clips), tuple(findings))
 
 
-def _read_labels(
-    name: str, kind: PublishedSet, folder: Path, language: str | None, found: _Found
-) -> Iterable[Clip]:
+def _read_labels(name: str, kind: PublishedSet, folder: Path, found: _Found) -> Iterable[Clip]:
     root = next((p for p in (folder, folder / kind.folder) if (p / kind.labels).is_file()), None)
     if root is None:
         raise MissingFileError(
@@ -154,7 +155,7 @@ def _read_labels(
         truths = {str(key): v for key, v in read_dict(root / kind.labels, kind.corpus).items()}
     else:
         truths = _column(root / kind.labels, "openset", found)
-    subtitles = _column(root / kind.subtitles, language or kind.columns[0], found)
+    subtitles = _column(root / kind.subtitles, kind.columns[0], found)
     reasons = _column(root / kind.descriptions, "reason", found) if kind.descriptions else {}
     videos, sounds = _files(root, kind.video, _VIDEO), _files(root, kind.audio, _AUDIO)
     places = (root / "openface_face").glob("*")  # a file a clip, or a folder that holds it
@@ -193,9 +194,7 @@ def _truth(kind: PublishedSet, value: Any) -> tuple[list[str], float | None]:
     return [("neutral", "positive", "negative")[int(np.sign(value))]], float(value)
 
 
-def _read_names(
-    name: str, kind: PublishedSet, folder: Path, _: str | None, found: _Found
-) -> Iterable[Clip]:
+def _read_names(name: str, kind: PublishedSet, folder: Path, found: _Found) -> Iterable[Clip]:
     clips: dict[str, Clip] = {}
     media = [p for p in folder.rglob("*") if p.suffix.lower() in _VIDEO + _AUDIO]
     for path in sorted(media, key=lambda p: (p.name, p)):  # of a take, the whole one comes first

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,8 +89,8 @@ class Contents:
     shards: int
     loose: int
     size_bytes: int
-    damaged: int = 0
-    dropped: int = 0
+    damaged: int
+    dropped: int
 
 
 class FeatureCache:
@@ -102,11 +102,12 @@ class FeatureCache:
 
     Attributes:
         damaged: files and entries that were there but could not be trusted.
+        dropped: entries that were thrown out.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self.folder = Path(folder) if folder else user_cache_path("affectgpt-r1") / "features"
-        self.damaged = 0
+        self.damaged = self.dropped = 0
         self._shard_of: dict[str, Path] = {}
         self._shards: dict[Path, EntryFile | None] = {}  # mapped once they are read from
 
@@ -186,7 +187,8 @@ class FeatureCache:
         for path in (*shards, *loose):
             with suppress(FileNotFoundError):  # packed meanwhile
                 size_bytes += path.stat().st_size
-        return Contents(len(keys), len(shards), len(loose), size_bytes, self.damaged)
+        counts = len(keys), len(shards), len(loose)
+        return Contents(*counts, size_bytes, self.damaged, self.dropped)
 
     def verify(self, progress: Progress | None = None) -> Contents:
         """Read everything and check it; nothing is changed but that files not to be used go."""
@@ -210,33 +212,30 @@ class FeatureCache:
             with suppress(FileNotFoundError):  # its writer is done with it
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
-        dropped = self.pack([*self.shards(), *self.loose()], keep, progress)
-        return replace(self.contents(), dropped=dropped)
+        self.pack([*self.shards(), *self.loose()], keep, progress)
+        return self.contents()
 
     def pack(
         self,
         files: Sequence[Path],
         keep: Container[str] | None = None,
         progress: Progress | None = None,
-    ) -> int:
+    ) -> None:
         """Write the entries of files into shards; each file goes once its entries are on disk.
 
         A full shard that has nothing to leave out stays.
 
-        Returns:
-            How many entries were thrown out.
-
         Raises:
             InputError: the folder cannot be written.
         """
-        dropped, seen = 0, set[str]()
+        seen: set[str] = set()
         batch: list[Features] = []
         spent: list[Path] = []
         for path in counted(files, len(files), progress):
             if file := self.opened(path):
                 new = [key for key in file.keys if key not in seen]
                 wanted = [key for key in new if keep is None or key in keep]
-                dropped += len(new) - len(wanted)
+                self.dropped += len(new) - len(wanted)
                 sound = [found for key in wanted if (found := self._read(file, key))]
                 seen |= {features.key for features in sound}
                 if not len(sound) == len(file.keys) >= SHARD_CLIPS:
@@ -246,7 +245,6 @@ class FeatureCache:
                 self._repack(spent, batch)
                 batch, spent = [], []
         self._repack(spent, batch)
-        return dropped
 
     def _repack(self, spent: Sequence[Path], batch: Sequence[Features]) -> None:
         names = " ".join(sorted(features.key for features in batch))
