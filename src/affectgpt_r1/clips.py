@@ -102,8 +102,13 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
-    rows = (json.dumps(_row(clip, path.parent), ensure_ascii=False) for clip in clips)
-    write_whole(path, "".join(f"{row}\n" for row in rows))
+    lines = []
+    for clip in clips:
+        row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
+        for name in row.keys() & _PATHS:
+            row[name] = Path(os.path.relpath(row[name], path.parent)).as_posix()
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_whole(path, "".join(lines))
 
 
 def open_crops(path: Path) -> NDArray[Any]:
@@ -129,13 +134,6 @@ def open_crops(path: Path) -> NDArray[Any]:
             f"numpy.save ({' '.join(str(error).split())})"
         ) from None
     return crops
-
-
-def _row(clip: Clip, folder: Path) -> dict[str, object]:
-    row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
-    for name in row.keys() & _PATHS:
-        row[name] = Path(os.path.relpath(row[name], folder)).as_posix()
-    return row
 
 
 def _value(name: str, value: Any, folder: Path) -> Any:

@@ -170,13 +170,25 @@ class FeatureCache:
             ) from None
 
     def write(self, path: Path, entries: Iterable[Features], *, durable: bool = False) -> None:
-        """Write a file of this cache.
+        """Write a file of this cache, the same for the same entries.
 
         Raises:
             InputError: the folder cannot be written.
         """
+        tensors: dict[str, NDArray[Any]] = {}
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            visual, audio = np.ascontiguousarray(entry.visual), np.ascontiguousarray(entry.audio)
+            about = {
+                "has_visual": entry.has_visual,
+                "has_audio": entry.has_audio,
+                "flags": sorted(entry.flags),
+            }
+            about["digest"] = _digest(entry.key, about, visual, audio)
+            written = np.frombuffer(json.dumps(about).encode(), np.uint8)
+            for part, array in (("visual", visual), ("audio", audio), ("about", written)):
+                tensors[f"{entry.key}/{part}"] = array
         with writing(self.folder):
-            write_whole(path, entries_bytes(entries), durable=durable)
+            write_whole(path, save(tensors), durable=durable)
 
     def contents(self) -> Contents:
         """What a cache holds, by its indices alone; files that are not whole go."""
@@ -290,23 +302,6 @@ class FeatureCache:
         with suppress(OSError):  # in a folder that may only be read it stays, and counts
             path.unlink()
         self.damaged += 1
-
-
-def entries_bytes(entries: Iterable[Features]) -> bytes:
-    """The content of a file that holds such entries, the same for the same ones."""
-    tensors: dict[str, NDArray[Any]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.key):
-        visual, audio = np.ascontiguousarray(entry.visual), np.ascontiguousarray(entry.audio)
-        about = {
-            "has_visual": entry.has_visual,
-            "has_audio": entry.has_audio,
-            "flags": sorted(entry.flags),
-        }
-        about["digest"] = _digest(entry.key, about, visual, audio)
-        written = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        for part, array in (("visual", visual), ("audio", audio), ("about", written)):
-            tensors[f"{entry.key}/{part}"] = array
-    return save(tensors)
 
 
 def _digest(key: str, about: dict[str, object], *arrays: NDArray[np.float32]) -> str:
