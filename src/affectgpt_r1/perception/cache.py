@@ -192,9 +192,9 @@ class FeatureCache:
 
     def contents(self) -> Contents:
         """What a cache holds, by its indices alone; files that are not whole go."""
-        shards, loose = self.shards(), self.loose()
-        keys = {key for path in shards if (file := self.opened(path)) for key in file.keys}
-        keys |= {path.stem for path in loose}
+        loose = self.loose()
+        shards = {path: file.keys for path in self.shards() if (file := self.opened(path))}
+        keys = {path.stem for path in loose}.union(*shards.values())
         size_bytes = 0
         for path in (*shards, *loose):
             with suppress(FileNotFoundError):  # packed meanwhile
