@@ -1,25 +1,27 @@
 """What a clip is, and the manifests that list clips.
 
 A manifest is JSON Lines (one clip a line) or CSV with the same columns; paths in it are relative to
-the manifest's folder. This module checks names and types, and that every file exists; it opens no
-media.
+the manifest's folder. This module checks names and types, and that every file exists; of media it
+opens the face crops alone, which are arrays.
 """
 
-import csv
-import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import ManifestError, MissingFileError
+from affectgpt_r1.errors import ManifestError, MediaError, MissingFileError
 from affectgpt_r1.files import write_whole
-from affectgpt_r1.rows import Line, json_lines, read_rows
+from affectgpt_r1.rows import csv_lines, json_lines, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,11 @@ class Clip:
 
 
 _PATHS = ("video", "audio", "faces")
-_TEXTS = ("subtitle", "description", "group", "dataset")
 #: What is taken of a folder.
 _MEDIA = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".wav", ".mp3", ".flac", ".m4a", ".ogg")
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d+)?(e(-\d{1,3}|\+?\d\d?))?")  # CSV holds numbers as texts
+# What numpy raises for files that are no npy, or whose header is damaged.
+_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, TokenError)
 _COLUMNS = tuple(column.name for column in fields(Clip))
 
 
@@ -80,14 +83,22 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
     known: dict[str, int] = {}
 
     def read(line: int, row: Mapping[str, Any]) -> Clip:
-        if faults := _faults(row, path.parent):
+        given, faults = {}, []
+        for name, value in row.items():
+            try:
+                given[name] = _value(name, value, path.parent)
+            except ValueError as fault:
+                faults.append(str(fault))
+        if not str(row.get("id") or "").strip():
+            faults.append("'id' is missing: give each clip a text of its own")
+        if faults:
             raise ValueError("; ".join(faults))
-        clip = _clip(row, path.parent)
+        clip = Clip(**{name: value for name, value in given.items() if value is not None})
         if (first := known.setdefault(clip.id, line)) != line:
             raise ValueError(f"id {clip.id!r} stands on line {first} already")
         return clip
 
-    lines = _csv_lines if path.suffix.lower() == ".csv" else json_lines
+    lines = csv_lines if path.suffix.lower() == ".csv" else json_lines
     return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
 
 
@@ -120,62 +131,66 @@ def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
-    rows = (json.dumps(_row(clip, path.parent), ensure_ascii=False) for clip in clips)
-    write_whole(path, "".join(f"{row}\n" for row in rows))
+    lines = []
+    for clip in clips:
+        row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
+        for name in row.keys() & _PATHS:
+            row[name] = Path(os.path.relpath(row[name], path.parent)).as_posix()
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_whole(path, "".join(lines))
 
 
-def _row(clip: Clip, folder: Path) -> dict[str, object]:
-    row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
-    for name in row.keys() & _PATHS:
-        row[name] = Path(os.path.relpath(row[name], folder)).as_posix()
-    return row
+def open_crops(path: Path) -> NDArray[Any]:
+    """Face crops as `Clip.faces` names them, not read yet; nothing is ever unpickled.
 
+    Returns:
+        (n, H, W, 3) uint8 in OpenFace's order, BGR; or an array of size 0, whatever its form, where
+        no face was found.
 
-def _csv_lines(text: str) -> Iterator[Line]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)
+    Raises:
+        MissingFileError: there is no such file.
+        MediaError: it is no npy file, holds objects, or an array of another shape or type.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"no face crops at {path}: check the path")
     try:
-        for row in reader:
-            if "more" in row:
-                yield reader.line_num, "more fields than columns: quote fields that hold commas"
-            else:
-                yield reader.line_num, {k: v for k, v in row.items() if v not in (None, "")}
-    except csv.Error as error:
-        yield reader.line_num, f"not CSV ({error})"
+        crops = np.lib.format.open_memmap(path, mode="r")
+        if crops.size and (crops.dtype != np.uint8 or crops.shape[3:] != (3,)):
+            raise ValueError(f"it holds {crops.dtype} {crops.shape}")
+    except _UNREADABLE as error:
+        raise MediaError(
+            f"{path} is no plain npy file of uint8 (n, height, width, 3): save the crops with "
+            f"numpy.save ({' '.join(str(error).split())})"
+        ) from None
+    return crops
 
 
-def _faults(row: Mapping[str, object], folder: Path) -> list[str]:
-    faults = []
-    for name in row:
-        if name not in _COLUMNS:
-            near = get_close_matches(str(name), _COLUMNS, 1)
-            faults.append(f"unknown column {name!r}" + (f", {near[0]!r} is meant?" if near else ""))
-    clip_id = row.get("id")
-    if not isinstance(clip_id, str) or not clip_id.strip():
-        faults.append("'id' is missing: give each clip a text of its own")
-    for name in (*_PATHS, *_TEXTS):
-        value = row.get(name)
-        if value is not None and not isinstance(value, str):
-            faults.append(f"{name!r} must be text, not {type(value).__name__}")
-        elif name in _PATHS and isinstance(value, str) and not os.path.isfile(folder / value):
-            faults.append(f"no {name} file at {value!r}")
-    labels = row.get("labels")
-    if isinstance(labels, list) and not all(isinstance(word, str) for word in labels):
-        faults.append("'labels' must hold texts only")
-    elif labels is not None and not isinstance(labels, list | str):
-        faults.append(f"'labels' must be a list or a text, not {type(labels).__name__}")
-    elif labels is not None and not parse_labels(labels):
-        faults.append("'labels' names no word: leave the column out where labels are unknown")
-    if (valence := row.get("valence")) is not None and not _NUMBER.fullmatch(str(valence)):
-        faults.append(f"'valence' must be a finite number, not {valence!r:.40}")
-    return faults
+def _value(name: str, value: Any, folder: Path) -> Any:
+    """A column's value as `Clip` holds it, None where it is not given.
 
-
-def _clip(row: Mapping[str, object], folder: Path) -> Clip:
-    given: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
-    for name in given.keys() & _PATHS:
-        given[name] = folder / given[name]
-    if "labels" in given:
-        given["labels"] = tuple(parse_labels(given["labels"]))
-    if "valence" in given:
-        given["valence"] = float(given["valence"])
-    return Clip(**given)
+    Raises:
+        ValueError: why it cannot be.
+    """
+    if name not in _COLUMNS:
+        near = get_close_matches(str(name), _COLUMNS, 1)
+        raise ValueError(f"unknown column {name!r}" + (f", {near[0]!r} is meant?" if near else ""))
+    if value is None:
+        return None
+    if name == "valence":
+        if not _NUMBER.fullmatch(str(value)):
+            raise ValueError(f"'valence' must be a finite number, not {value!r:.40}")
+        return float(value)
+    if name == "labels":
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("'labels' must be a text or a list of texts")
+        if words := parse_labels(value):
+            return tuple(words)
+        raise ValueError("'labels' names no word: leave the column out where labels are unknown")
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} must be text, not {type(value).__name__}")
+    if name not in _PATHS:
+        return value
+    if not os.path.isfile(folder / value):
+        raise ValueError(f"no {name} file at {value!r}")
+    return folder / value

@@ -1,8 +1,10 @@
-"""Rows of files that others wrote: JSON Lines, with all that is wrong told at once, by line."""
+"""Rows of files that others wrote, JSON Lines or CSV: every fault is told at once, by its line."""
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +26,28 @@ def json_lines(text: str) -> Iterator[Line]:
                 yield number, "not JSON"
             else:
                 yield number, value if isinstance(value, dict) else "not an object in braces"
+
+
+def csv_lines(text: str, needed: Collection[str] = ()) -> Iterator[Line]:
+    """The rows of CSV under a header, without their empty fields; damage ends them.
+
+    Args:
+        text: the file's.
+        needed: columns that the header must name.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)
+    try:
+        if lacking := ", ".join(sorted(set(needed).difference(reader.fieldnames or ()))):
+            held = ", ".join(reader.fieldnames or ())
+            yield 1, f"the file has the columns {held} and lacks {lacking}"
+            return
+        for row in reader:
+            if "more" in row:
+                yield reader.line_num, "more fields than columns: quote fields that hold commas"
+            else:
+                yield reader.line_num, {k: v for k, v in row.items() if v not in (None, "")}
+    except csv.Error as error:
+        yield reader.line_num, f"not CSV ({error})"
 
 
 def read_rows(

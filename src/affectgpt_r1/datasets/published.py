@@ -5,25 +5,25 @@ clip needs is looked for, and what is missing, broken, left out or left over is 
 are decoded here: what cannot be, `encode` lists.
 """
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 import yaml
 from pydantic import TypeAdapter
 
-from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.clips import Clip, open_crops, read_manifest, write_manifest
 from affectgpt_r1.datasets.npz import read_dict
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import InputError, MissingFileError
+from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.files import writing
+from affectgpt_r1.rows import csv_lines, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +115,17 @@ def prepare(
     sets, out = published_sets(), out or folder / f"{name}.jsonl"
     if name not in sets:
         raise InputError(f"no data set is called {name!r}: name demo, {', '.join(sets)}")
-    if language not in (None, *sets[name].columns):
-        held = " or ".join(sets[name].columns) or "in fixed sentences"
+    kind = sets[name]
+    if language and language not in kind.columns:
+        held = " or ".join(kind.columns) or "in fixed sentences"
         raise InputError(f"--language {language}: subtitles of {name} are {held}")
+    if language:
+        kind = replace(kind, columns=(language,))
     found: _Found = defaultdict(list)
     excluded = {clip.id for path in exclude for clip in read_manifest(path)}
-    read = _read_names if sets[name].pattern else _read_labels
+    read = _read_names if kind.pattern else _read_labels
     clips = []
-    for clip in read(name, sets[name], folder, language, found):
+    for clip in read(name, kind, folder, found):
         if clip.id in excluded or clip.labels is None:
             found["left out", "excluded" if clip.id in excluded else "no label"].append(clip.id)
         elif kept := _check(clip, found):
@@ -142,9 +145,7 @@ def prepare(
     return Prepared(name, out, len(clips), tuple(findings))
 
 
-def _read_labels(
-    name: str, kind: PublishedSet, folder: Path, language: str | None, found: _Found
-) -> Iterable[Clip]:
+def _read_labels(name: str, kind: PublishedSet, folder: Path, found: _Found) -> Iterable[Clip]:
     root = next((p for p in (folder, folder / kind.folder) if (p / kind.labels).is_file()), None)
     if root is None:
         raise MissingFileError(
@@ -154,7 +155,7 @@ def _read_labels(
         truths = {str(key): v for key, v in read_dict(root / kind.labels, kind.corpus).items()}
     else:
         truths = _column(root / kind.labels, "openset", found)
-    subtitles = _column(root / kind.subtitles, language or kind.columns[0], found)
+    subtitles = _column(root / kind.subtitles, kind.columns[0], found)
     reasons = _column(root / kind.descriptions, "reason", found) if kind.descriptions else {}
     videos, sounds = _files(root, kind.video, _VIDEO), _files(root, kind.audio, _AUDIO)
     places = (root / "openface_face").glob("*")  # a file a clip, or a folder that holds it
@@ -193,9 +194,7 @@ def _truth(kind: PublishedSet, value: Any) -> tuple[list[str], float | None]:
     return [("neutral", "positive", "negative")[int(np.sign(value))]], float(value)
 
 
-def _read_names(
-    name: str, kind: PublishedSet, folder: Path, _: str | None, found: _Found
-) -> Iterable[Clip]:
+def _read_names(name: str, kind: PublishedSet, folder: Path, found: _Found) -> Iterable[Clip]:
     clips: dict[str, Clip] = {}
     media = [p for p in folder.rglob("*") if p.suffix.lower() in _VIDEO + _AUDIO]
     for path in sorted(media, key=lambda p: (p.name, p)):  # of a take, the whole one comes first
@@ -239,16 +238,13 @@ def _fault(path: Path | None, role: str) -> tuple[str, str] | None:
         return "missing", role
     if not path.stat().st_size:
         return "broken", f"empty {role}"
-    if role != "faces":
-        return None
-    try:
-        crops = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OverflowError, SyntaxError, TypeError, TokenError):
-        return "broken", "wrong faces"
-    if not crops.size:
-        return "broken", "faces without a face"
-    right = crops.dtype == np.uint8 and crops.shape[3:] == (3,)
-    return None if right else ("broken", "wrong faces")
+    if role == "faces":
+        try:
+            if not open_crops(path).size:
+                return "broken", "faces without a face"
+        except MediaError:
+            return "broken", "wrong faces"
+    return None
 
 
 def _files(root: Path, folders: Sequence[str], suffixes: Sequence[str]) -> dict[str, Path]:
@@ -260,22 +256,16 @@ def _files(root: Path, folders: Sequence[str], suffixes: Sequence[str]) -> dict[
 def _column(path: Path, column: str, found: _Found) -> dict[str, str]:
     """A column of a csv by name; a later row of one name counts, as in the authors' code."""
     values: dict[str, str] = {}
-    if not path.is_file():
+
+    def read(_: int, row: Mapping[str, str]) -> str:
+        name = row.get("name", "").strip()
+        if name in values:
+            found["extra", "name given twice"].append(name)
+        values[name] = row.get(column, "").strip()
+        return name
+
+    if path.is_file():
+        read_rows(path, read, "no row is in it", lines=partial(csv_lines, needed=("name", column)))
+    else:
         found["missing", "file"].append(path.name)
-        return values
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        try:
-            if lacking := {"name", column}.difference(rows.fieldnames or ()):
-                held, wanted = ", ".join(rows.fieldnames or ()), ", ".join(sorted(lacking))
-                raise InputError(f"{path} has the columns {held} and lacks {wanted}")
-            for row in rows:
-                if None in row:
-                    raise csv.Error("more fields than columns")
-                key = (row["name"] or "").strip()
-                if key in values:
-                    found["extra", "name given twice"].append(key)
-                values[key] = (row[column] or "").strip()
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}, after line {rows.line_num}: not CSV ({error})") from None
     return values

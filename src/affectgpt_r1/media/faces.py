@@ -8,14 +8,14 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from affectgpt_r1.errors import MediaError, MissingFileError, ModelFolderError
+from affectgpt_r1.clips import open_crops
+from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.media.values import MediaFlag
 from affectgpt_r1.media.video import sampled_indices
@@ -26,8 +26,6 @@ CROP = 224
 MARGIN = 0.15
 #: Overlap (intersection over union) from which a box is the same face as in the frame before.
 SAME_FACE = 0.2
-# What numpy raises for files that are no npy, or whose header is damaged.
-_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, TokenError)
 _SEARCH_SIDE = 480  # frames are searched at most this large
 
 #: x, y, width, height in pixels.
@@ -136,16 +134,13 @@ def follow(detections: Sequence[Sequence[tuple[Box, float]]]) -> list[Box | None
     chosen: list[Box | None] = []
     last: Box | None = None
     for found in detections:
-        boxes = [box for box, _ in sorted(found, key=lambda face: -_weight(*face))]
+        weights = {box: box[2] * box[3] * confidence for box, confidence in found}
+        boxes = sorted(weights, key=lambda box: -weights[box])
         same = [box for box in boxes if overlap(box, last) >= SAME_FACE]
         box = max(same or boxes[:1], key=lambda b: overlap(b, last), default=None)
         chosen.append(box)
         last = box or last
     return chosen
-
-
-def _weight(box: Box, confidence: float) -> float:
-    return box[2] * box[3] * confidence
 
 
 def overlap(one: Box, other: Box | None) -> float:
@@ -165,35 +160,21 @@ def squash(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def read_given_faces(path: Path, count: int) -> NDArray[np.uint8] | None:
-    """Read face crops from a plain npy file, uniformly sampled.
+    """Read given face crops, uniformly sampled.
 
     Args:
-        path: (n, H, W, 3) uint8 in OpenFace's order, BGR; never unpickled.
+        path: as `clips.open_crops` takes it.
         count: how many are taken.
 
     Returns:
         (count, 224, 224, 3) RGB; None where the array is empty (a clip in which no face was found).
 
     Raises:
-        MissingFileError: there is no such file.
-        MediaError: it is no npy file, holds objects, or an array of another shape or type.
+        MissingFileError, MediaError: as `clips.open_crops`.
     """
-    if not path.is_file():
-        raise MissingFileError(f"no face crops at {path}: check the path")
-    try:
-        crops = np.lib.format.open_memmap(path, mode="r")  # never unpickles
-    except _UNREADABLE as error:
-        raise MediaError(
-            f"{path} is no plain npy file ({' '.join(str(error).split())}): save the crops with "
-            "numpy.save as uint8 (n, height, width, 3)"
-        ) from None
+    crops = open_crops(path)
     if not crops.size:
         return None
-    if crops.dtype != np.uint8 or crops.shape[3:] != (3,):
-        raise MediaError(
-            f"{path} holds {crops.dtype} {crops.shape}, not uint8 (n, height, width, 3): save the "
-            "crops so"
-        )
     taken = crops[sampled_indices(len(crops), count)]
     return np.stack([squash(np.ascontiguousarray(crop)) for crop in taken[..., ::-1]])
 

@@ -14,8 +14,7 @@ import logging
 import time
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +42,7 @@ DAMAGE = (SafetensorError, ValueError, KeyError, TypeError)
 
 
 class EntryFile:
-    """A file of features, with its keys.
+    """A file of features, mapped as long as it is held, with its keys.
 
     Raises:
         OSError: it cannot be read.
@@ -52,24 +51,15 @@ class EntryFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._mapped() as file:
-            names: Iterable[str] = file.keys()
-            self.keys = sorted({name.partition("/")[0] for name in names})
-
-    def _mapped(self) -> Any:
-        self.path.open("rb").close()  # safetensors calls whatever goes wrong a missing file
-        return cast(Any, safe_open)(self.path, framework="np")
-
-    @cached_property
-    def _file(self) -> Any:
-        """Mapped once it is read from, and then kept."""
-        return self._mapped()
+        path.open("rb").close()  # safetensors calls whatever goes wrong a missing file
+        self._file = cast(Any, safe_open)(path, framework="np")
+        names: Iterable[str] = self._file.keys()
+        self.keys = sorted({name.partition("/")[0] for name in names})
 
     def read(self, key: str) -> Features:
         """The features under a key, checked against their digest.
 
         Raises:
-            OSError: the file cannot be read, or is there no more.
             DAMAGE: they are not what was written.
         """
         visual, audio, written = (
@@ -99,8 +89,8 @@ class Contents:
     shards: int
     loose: int
     size_bytes: int
-    damaged: int = 0
-    dropped: int = 0
+    damaged: int
+    dropped: int
 
 
 class FeatureCache:
@@ -112,13 +102,14 @@ class FeatureCache:
 
     Attributes:
         damaged: files and entries that were there but could not be trusted.
+        dropped: entries that were thrown out.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self.folder = Path(folder) if folder else user_cache_path("affectgpt-r1") / "features"
-        self.damaged = 0
-        self._seen: set[Path] = set()
-        self._shard_of: dict[str, EntryFile] = {}
+        self.damaged = self.dropped = 0
+        self._shard_of: dict[str, Path] = {}
+        self._shards: dict[Path, EntryFile | None] = {}  # mapped once they are read from
 
     def path(self, key: str) -> Path:
         """Where a key's loose file lies: 256 folders by the first two hex digits."""
@@ -138,11 +129,10 @@ class FeatureCache:
         Raises:
             InputError: what is there may not be read.
         """
-        shard = self._shard_of.get(key)
-        found = self._read(shard, key) or self._read(self.opened(self.path(key)), key)
+        found = self._in_shard(key) or self._read(self.opened(self.path(key)), key)
         # Between the two looks another process may have packed the loose file.
         if found is None and self._new_shards():
-            found = self._read(self._shard_of.get(key), key)
+            found = self._in_shard(key)
         return found
 
     def holds(self, key: str) -> bool:
@@ -180,31 +170,45 @@ class FeatureCache:
             ) from None
 
     def write(self, path: Path, entries: Iterable[Features], *, durable: bool = False) -> None:
-        """Write a file of this cache.
+        """Write a file of this cache, the same for the same entries.
 
         Raises:
             InputError: the folder cannot be written.
         """
+        tensors: dict[str, NDArray[Any]] = {}
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            visual, audio = np.ascontiguousarray(entry.visual), np.ascontiguousarray(entry.audio)
+            about = {
+                "has_visual": entry.has_visual,
+                "has_audio": entry.has_audio,
+                "flags": sorted(entry.flags),
+            }
+            about["digest"] = _digest(entry.key, about, visual, audio)
+            written = np.frombuffer(json.dumps(about).encode(), np.uint8)
+            for part, array in (("visual", visual), ("audio", audio), ("about", written)):
+                tensors[f"{entry.key}/{part}"] = array
         with writing(self.folder):
-            write_whole(path, entries_bytes(entries), durable=durable)
+            write_whole(path, save(tensors), durable=durable)
 
     def contents(self) -> Contents:
         """What a cache holds, by its indices alone; files that are not whole go."""
-        shards, loose = self.shards(), self.loose()
-        keys = {key for path in shards if (file := self.opened(path)) for key in file.keys}
-        keys |= {path.stem for path in loose}
+        loose = self.loose()
+        shards = {path: file.keys for path in self.shards() if (file := self.opened(path))}
+        keys = {path.stem for path in loose}.union(*shards.values())
         size_bytes = 0
         for path in (*shards, *loose):
             with suppress(FileNotFoundError):  # packed meanwhile
                 size_bytes += path.stat().st_size
-        return Contents(len(keys), len(shards), len(loose), size_bytes, self.damaged)
+        counts = len(keys), len(shards), len(loose)
+        return Contents(*counts, size_bytes, self.damaged, self.dropped)
 
     def verify(self, progress: Progress | None = None) -> Contents:
-        """Read everything and check it; nothing is changed but that files that are not whole go."""
+        """Read everything and check it; nothing is changed but that files not to be used go."""
         files = [*self.shards(), *self.loose()]
         for path in counted(files, len(files), progress):
             if file := self.opened(path):
-                self._sound(file, file.keys)
+                for key in file.keys:
+                    self._read(file, key)
         return self.contents()
 
     def compact(
@@ -220,34 +224,31 @@ class FeatureCache:
             with suppress(FileNotFoundError):  # its writer is done with it
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
-        dropped = self.pack([*self.shards(), *self.loose()], keep, progress)
-        return replace(self.contents(), dropped=dropped)
+        self.pack([*self.shards(), *self.loose()], keep, progress)
+        return self.contents()
 
     def pack(
         self,
         files: Sequence[Path],
         keep: Container[str] | None = None,
         progress: Progress | None = None,
-    ) -> int:
+    ) -> None:
         """Write the entries of files into shards; each file goes once its entries are on disk.
 
         A full shard that has nothing to leave out stays.
 
-        Returns:
-            How many entries were thrown out.
-
         Raises:
             InputError: the folder cannot be written.
         """
-        dropped, seen = 0, set[str]()
+        seen: set[str] = set()
         batch: list[Features] = []
         spent: list[Path] = []
         for path in counted(files, len(files), progress):
             if file := self.opened(path):
                 new = [key for key in file.keys if key not in seen]
                 wanted = [key for key in new if keep is None or key in keep]
-                dropped += len(new) - len(wanted)
-                sound = self._sound(file, wanted)
+                self.dropped += len(new) - len(wanted)
+                sound = [found for key in wanted if (found := self._read(file, key))]
                 seen |= {features.key for features in sound}
                 if not len(sound) == len(file.keys) >= SHARD_CLIPS:
                     batch += sound
@@ -256,18 +257,6 @@ class FeatureCache:
                 self._repack(spent, batch)
                 batch, spent = [], []
         self._repack(spent, batch)
-        return dropped
-
-    def _sound(self, file: EntryFile, keys: Sequence[str]) -> list[Features]:
-        found = []
-        for key in keys:
-            try:
-                found.append(file.read(key))
-            except FileNotFoundError:  # packed meanwhile
-                break
-            except DAMAGE:
-                self.damaged += 1
-        return found
 
     def _repack(self, spent: Sequence[Path], batch: Sequence[Features]) -> None:
         names = " ".join(sorted(features.key for features in batch))
@@ -280,29 +269,32 @@ class FeatureCache:
             if path != shard:
                 path.unlink(missing_ok=True)
 
-    def _read(self, file: EntryFile | None, key: str) -> Features | None:
-        if file is None:
+    def _in_shard(self, key: str) -> Features | None:
+        if not (path := self._shard_of.get(key)):
             return None
-        try:
-            return file.read(key)
-        except OSError:  # packed meanwhile
-            pass
-        except DAMAGE as error:
-            if file.path == self.path(key):
-                self._remove(file.path, error)
-            else:
-                logger.warning("left out a damaged entry of %s, %s (%s)", self.folder, key, error)
-                self.damaged += 1
+        self._shards[path] = file = self._shards[path] or self.opened(path)
+        return self._read(file, key)
+
+    def _read(self, file: EntryFile | None, key: str) -> Features | None:
+        if file:
+            try:
+                return file.read(key)
+            except DAMAGE as error:
+                if file.path == self.path(key):
+                    self._remove(file.path, error)
+                else:
+                    logger.warning("a damaged entry in %s: %s (%s)", file.path, key, error)
+                    self.damaged += 1
         self._shard_of.pop(key, None)
         return None
 
     def _new_shards(self) -> bool:
-        """Open what has appeared among the shards since the last look; whether anything has."""
-        new = [path for path in self.shards() if path not in self._seen]
+        """List what has appeared among the shards since the last look; whether anything has."""
+        new = [path for path in self.shards() if path not in self._shards]
         for path in new:
             shard = self.opened(path)
-            self._shard_of |= dict.fromkeys(shard.keys, shard) if shard else {}
-            self._seen.add(path)
+            self._shard_of |= dict.fromkeys(shard.keys, path) if shard else {}
+            self._shards[path] = None
         return bool(new)
 
     def _remove(self, path: Path, error: Exception) -> None:
@@ -310,23 +302,6 @@ class FeatureCache:
         with suppress(OSError):  # in a folder that may only be read it stays, and counts
             path.unlink()
         self.damaged += 1
-
-
-def entries_bytes(entries: Iterable[Features]) -> bytes:
-    """The content of a file that holds such entries, the same for the same ones."""
-    tensors: dict[str, NDArray[Any]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.key):
-        visual, audio = np.ascontiguousarray(entry.visual), np.ascontiguousarray(entry.audio)
-        about = {
-            "has_visual": entry.has_visual,
-            "has_audio": entry.has_audio,
-            "flags": sorted(entry.flags),
-        }
-        about["digest"] = _digest(entry.key, about, visual, audio)
-        written = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        for part, array in (("visual", visual), ("audio", audio), ("about", written)):
-            tensors[f"{entry.key}/{part}"] = array
-    return save(tensors)
 
 
 def _digest(key: str, about: dict[str, object], *arrays: NDArray[np.float32]) -> str:

@@ -13,7 +13,6 @@ import os
 import random
 from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache as remembered
 from functools import partial
@@ -29,6 +28,7 @@ from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, encoded
 from affectgpt_r1.progress import Progress
+from affectgpt_r1.rows import json_lines
 
 #: What became of a clip: encoded, found in the cache, or failed.
 Fate = Literal["encoded", "cached", "failed"]
@@ -78,25 +78,27 @@ def encode_clips(
         InputError: the cache cannot be written.
     """
     make_folder(cache.folder)
-    solved: list[Clip] = []
+    solved: set[str] = set()
     # An order of one's own: two processes on one manifest do not run after each other's clips.
     wanted = random.Random(os.getpid()).sample(clips, len(clips))
     fates: Counter[Fate] = Counter()
     mine: set[str] = set()  # keys that were put and are not packed yet
     waiting: list[tuple[Clip, str, ClipMedia]] = []
 
-    def note(clip: Clip, fate: Fate, reason: str = "") -> None:
-        fates[fate] += 1
-        if fate == "failed":
-            _list_failure(cache, clip, reason)
+    def note(clip: Clip, fate: Fate, reason: str | None = None) -> None:
+        fates["failed" if reason else fate] += 1
+        if reason:
+            row = {"id": clip.id, "media": _name(clip), "reason": reason}
+            with (cache.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         else:
-            solved.append(clip)
+            solved.add(_name(clip))
 
     read = partial(read_unless_cached, source.eyes(), cache.folder, crops)
     try:
         for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
             if found is None:
-                note(clip, "failed", str(reason))
+                note(clip, "failed", reason)
             elif found[1] is None or found[0] in mine:
                 note(clip, "cached")
             else:
@@ -104,11 +106,9 @@ def encode_clips(
             if len(waiting) >= batch_clips or (waiting and done == len(wanted)):
                 faults = _encode({key: media for _, key, media in waiting}, source, cache)
                 for clip, key, _ in waiting:
-                    if key in faults:
-                        note(clip, "failed", faults[key])
-                    else:  # two files of one content may wait together
-                        note(clip, "cached" if key in mine else "encoded")
-                        mine.add(key)
+                    # Two files of one content may wait together.
+                    note(clip, "cached" if key in mine else "encoded", faults.get(key))
+                    mine |= {key} - faults.keys()
                 waiting = []
             if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
                 cache.pack([*map(cache.path, mine)])
@@ -248,26 +248,16 @@ def _name(clip: Clip) -> str:
     return " ".join(str(p.resolve()) for p in (clip.video, clip.audio, clip.faces) if p)
 
 
-def _list_failure(cache: FeatureCache, clip: Clip, reason: str) -> None:
-    row = {"id": clip.id, "media": _name(clip), "reason": reason}
-    with (cache.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _strike(cache: FeatureCache, solved: Sequence[Clip]) -> None:
+def _strike(cache: FeatureCache, solved: set[str]) -> None:
     """Take what could be encoded after all off the cache's list."""
-    if listed := _failures(cache):
-        left = [listed[name] for name in listed.keys() - {_name(clip) for clip in solved}]
-        if len(left) < len(listed):
-            text = "".join(f"{json.dumps(row)}\n" for row in left)
-            write_whole(cache.folder / "failures.jsonl", text)
+    if solved & (listed := _failures(cache)).keys():
+        left = [row for name, row in listed.items() if name not in solved]
+        text = "".join(f"{json.dumps(row)}\n" for row in left)
+        write_whole(cache.folder / "failures.jsonl", text)
 
 
-def _failures(cache: FeatureCache) -> dict[str, dict[str, str]]:
+def _failures(cache: FeatureCache) -> dict[str, dict[str, Any]]:
     """What is listed, by media; a line that a kill tore counts for nothing."""
-    found, path = {}, cache.folder / "failures.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError, KeyError, TypeError):
-            row = json.loads(line)
-            found[row["media"]] = row
-    return found
+    path = cache.folder / "failures.jsonl"
+    rows = json_lines(path.read_text(encoding="utf-8") if path.is_file() else "")
+    return {str(row.get("media")): row for _, row in rows if isinstance(row, dict)}

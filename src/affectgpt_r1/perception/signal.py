@@ -146,9 +146,10 @@ def measure_edges(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         places = cell * _DIRECTIONS + bins.astype(np.int64) % _DIRECTIONS
         votes += np.bincount(places.ravel(), weights.ravel(), minlength=len(votes))
     cells = votes.reshape(-1, _CELLS, _CELLS, _DIRECTIONS) / _CELL_SIDE**2
-    # In relation to the 3 x 3 cells around, light and contrast drop out; the root makes the
-    # values spread evenly.
-    around = _around(np.sum(cells, axis=-1))
+    # In relation to the mean of the 3 x 3 cells around, the border repeated, light and contrast
+    # drop out; the root makes the values spread evenly.
+    padded = np.pad(np.sum(cells, axis=-1), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    around = np.asarray(sliding_window_view(padded, (3, 3), axis=(1, 2)).mean(axis=(3, 4)))
     histograms = np.sqrt(cells / (around + _FLAT)[..., None])
     return histograms.reshape(len(images), -1).astype(np.float32)
 
@@ -158,9 +159,3 @@ def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return np.asarray(small, dtype=np.float32) / np.float32(255)
-
-
-def _around(cells: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over each cell and its neighbours, the border repeated: (t, 8, 8) -> the same."""
-    padded = np.pad(cells, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    return np.asarray(sliding_window_view(padded, (3, 3), axis=(1, 2)).mean(axis=(3, 4)))
