@@ -162,7 +162,7 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
 def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     """Words of the lexicon in a sentence: the word, where it begins, whether it is denied."""
     tokens = _TOKEN.findall(sentence)
-    phrases, known = lexicon.phrases, lexicon.rows
+    phrases, known = lexicon.phrases, lexicon.tables.bases
     entries = {}  # place of a token -> how many the entry has that begins there
     for at in [i for i, token in enumerate(tokens) if token in phrases]:
         longest = min(phrases[tokens[at]], _LONGEST_PHRASE)

@@ -10,7 +10,7 @@ that names every class scores 1, so words per answer stand beside it.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -112,16 +112,9 @@ def signature(
 
 def _class_bits(rows: Sequence[Sequence[str]], lexicon: Lexicon, level: int) -> NDArray[np.uint64]:
     """The classes that each row of words names, one bit each: (N, 5)."""
-    bits = lexicon.bits[level - 1]
-    places = lexicon.rows
-    index = list(map(places.get, chain.from_iterable(rows), repeat(-1)))  # -1: the empty row
-    ends = np.cumsum([len(words) for words in rows], dtype=np.intp)
-    named = np.diff(ends, prepend=0) > 0
-    union = np.zeros((len(rows), WHEELS), dtype=np.uint64)
-    if index:
-        starts = np.concatenate([[0], ends[:-1]])[named]
-        union[named] = np.bitwise_or.reduceat(bits[index], starts, axis=0)
-    return union
+    codes = lexicon.codes[level - 1]
+    unions = [_union(words, codes).to_bytes(8 * WHEELS, "little") for words in rows]
+    return np.frombuffer(b"".join(unions), "<u8").reshape(-1, WHEELS)
 
 
 def statistics(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArray[np.float64]:
@@ -413,7 +406,7 @@ def _read_pairs(
 def _share_known(answers: Sequence[Collection[str]], lexicon: Lexicon) -> float | None:
     """Share of the answers' words that the lexicon knows; None of none."""
     total = sum(map(len, answers))
-    known = sum(map(lexicon.rows.__contains__, chain.from_iterable(answers)))
+    known = sum(map(lexicon.tables.bases.__contains__, chain.from_iterable(answers)))
     return known / total if total else None
 
 
