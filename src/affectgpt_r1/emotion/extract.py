@@ -15,6 +15,7 @@ feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("litt
 import re
 from collections.abc import Container, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 
@@ -170,25 +171,18 @@ def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
             entries[at] = length
     if not entries:
         return []
-    starts: list[int] = []
-    signs: dict[int, re.Match[str]] = {}
-    start = end = 0
-    for at in range(max(entries) + 1):  # what stands behind the last word says nothing of it
-        start = sentence.index(tokens[at], start)
-        starts.append(start)
-        if start >= end and _may_sign(tokens[at]) and (sign := _SIGN.match(sentence, start)):
-            signs[at], end = sign, sign.end()
-        start += len(tokens[at])
     words = []
     free = reach = 0  # the next token that is of no entry or sign yet; where a denial ends
-    for at in sorted(entries.keys() | signs.keys()):
-        if at < free:
+    # What stands behind the last word says nothing of it.
+    for at, token in enumerate(islice(_TOKEN.finditer(sentence), max(entries) + 1)):
+        if at < free or not (at in entries or _may_sign(tokens[at])):
             continue
-        denied, sign, length = at < reach, signs.get(at), entries.get(at, 0)
+        sign, length = _SIGN.match(sentence, token.start()), entries.get(at, 0)
+        denied = at < reach
         kind = sign.lastgroup if sign else None
         signed = len(_TOKEN.findall(sign.group())) if sign else 0
         if length > signed:
-            words.append((" ".join(tokens[at : at + length]), starts[at], denied))
+            words.append((" ".join(tokens[at : at + length]), token.start(), denied))
             if tokens[at + length : at + length + 1] not in (["of"], ["such"]):
                 kind = None  # "can't wait": the denial is within the word
         free = at + max(length, signed, 1)
