@@ -316,15 +316,12 @@ def ov_mer_table(
     """
     lexicon = lexicon or Lexicon.load()
     pairs = _read_pairs(labels, predictions, parser)
-    table = {
-        "M1": _grouped(pairs, lambda word: lexicon.groups(word)[0]),
-        "M2": _grouped(pairs, lambda word: lexicon.groups(word)[1]),
-    }
+    found = {f"M{i + 1}": _grouped(pairs, lexicon, i) for i in range(2)}
     for level in (1, 2):
-        means = wheel_means(statistics(pairs, lexicon, level), np.ones(len(pairs)))
-        for wheel in range(WHEELS):
-            table[f"M3-W{wheel + 1}-L{level}"] = WheelScore(*map(float, means[wheel]))
-    return table
+        wheels = np.split(statistics(pairs, lexicon, level), WHEELS, axis=1)
+        found |= {f"M3-W{i}-L{level}": wheel for i, wheel in enumerate(wheels, 1)}
+    means = {name: wheel_means(part, np.ones(len(pairs))) for name, part in found.items()}
+    return {name: WheelScore(*mean[0].tolist()) for name, mean in means.items()}
 
 
 def best_constant(
@@ -365,8 +362,9 @@ def best_constant(
         said = np.logical_or.reduce([flags[word] for word in answer])
         hits, recalls = (shares * said).sum(axis=1)  # (wheels,) each
         precisions = hits / np.maximum(said.sum(axis=0), 1)
-        fs = map(_ratio_f, precisions.tolist(), recalls.tolist())
-        return sum(fs if metric == "ew" else hits.tolist()) / len(hits)
+        fs = 2 * precisions * recalls / np.maximum(precisions + recalls, 1e-300)
+        values: list[float] = (fs if metric == "ew" else hits).tolist()
+        return sum(values) / len(values)
 
     return search_constant(list(voices.values()), value, max_words)
 
@@ -415,21 +413,15 @@ def reasons(counts: Mapping[str, int]) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _ratio_f(precision: float, recall: float) -> float:
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _grouped(pairs: Sequence[Pair], group: Callable[[str], str | None]) -> WheelScore:
-    """The score where each word stands for one group, without wheels."""
-    ratios = []
-    for labels, words in pairs:
-        true = {group(word) for word in labels} - {None}
-        said = {group(word) for word in words} - {None}
+def _grouped(pairs: Sequence[Pair], lexicon: Lexicon, stage: int) -> NDArray[np.float64]:
+    """As `statistics`, of one wheel whose classes are the groups of a stage: (N, 1, 2)."""
+    found = np.full((len(pairs), 1, 2), np.nan)
+    for i, sides in enumerate(pairs):
+        true, said = ({lexicon.groups(word)[stage] for word in words} - {None} for words in sides)
         if true:
             hits = len(true & said)
-            ratios.append((hits / max(len(said), 1), hits / len(true)))
-    precision, recall = np.mean(ratios or [(0.0, 0.0)], axis=0).tolist()
-    return WheelScore(_ratio_f(precision, recall), precision, recall)
+            found[i, 0] = hits / max(len(said), 1), hits / len(true)
+    return found
 
 
 def _class_flags(
