@@ -28,7 +28,7 @@ _KEPT_SHARE = 0.5
 _LONGEST_PHRASE = 5
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\S")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
-_CLAUSE = re.compile(r"[^,;:]+")
+_CLAUSE_END = re.compile(r"[,;:]")
 _APOSTROPHES = str.maketrans("‘’", "''")
 #: What a person says is not what is said about the person. An apostrophe with a letter before it
 #: opens no quote, one with a letter behind it closes none.
@@ -144,12 +144,7 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
             continue
         stated = _THAT.search(sentence) if "that" in sentence else None
         concludes = not stated and _THEREFORE.search(sentence)
-        felt = [
-            part.span()
-            for part in _CLAUSE.finditer(sentence)
-            if any(part.start() <= start < part.end() for _, start, _ in found)
-            and _FEELING.search(sentence, *part.span())
-        ]
+        felt = {_clause(sentence, sign.start()) for sign in _FEELING.finditer(sentence)}
         for word, start, denied in found:
             if denied:
                 yield word, 0.0
@@ -157,7 +152,12 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
                 yield word, _MENTIONED
             else:
                 weight = _MENTIONED + (_STATED if stated else _CONCLUDED if concludes else 0.0)
-                yield word, weight + _FELT * any(a <= start < b for a, b in felt)
+                yield word, weight + _FELT * (_clause(sentence, start) in felt)
+
+
+def _clause(sentence: str, at: int) -> int:
+    """Which of a sentence's clauses a place is in."""
+    return len(_CLAUSE_END.findall(sentence, 0, at))
 
 
 def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:

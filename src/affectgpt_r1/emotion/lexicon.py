@@ -118,10 +118,8 @@ class Lexicon:
 
         The first by the alphabet, both times.
         """
-        bases = self.tables.bases.get(word)
-        if not bases:
-            return None, None
-        return bases[0], next(iter(self.tables.nearest.get(bases[0], ())), None)
+        base = next(iter(self.tables.bases.get(word, ())), None)
+        return base, next(iter(self.tables.nearest.get(base or "", ())), None)
 
     def explain(self, word: str) -> dict[str, Any]:
         """How a word comes by its classes, and what lost, as a JSON object.
