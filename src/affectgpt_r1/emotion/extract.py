@@ -15,6 +15,7 @@ feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("litt
 import re
 from collections.abc import Container, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from affectgpt_r1.emotion.lexicon import Lexicon
 
@@ -27,7 +28,7 @@ _KEPT_SHARE = 0.5
 _LONGEST_PHRASE = 5
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\S")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
-_CLAUSE = re.compile(r"[^,;:]+")
+_CLAUSE_END = re.compile(r"[,;:]")
 _APOSTROPHES = str.maketrans("‘’", "''")
 #: What a person says is not what is said about the person. An apostrophe with a letter before it
 #: opens no quote, one with a letter behind it closes none.
@@ -143,12 +144,7 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
             continue
         stated = _THAT.search(sentence) if "that" in sentence else None
         concludes = not stated and _THEREFORE.search(sentence)
-        felt = [
-            part.span()
-            for part in _CLAUSE.finditer(sentence)
-            if any(part.start() <= start < part.end() for _, start, _ in found)
-            and _FEELING.search(sentence, *part.span())
-        ]
+        felt = {_clause(sentence, sign.start()) for sign in _FEELING.finditer(sentence)}
         for word, start, denied in found:
             if denied:
                 yield word, 0.0
@@ -156,13 +152,18 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
                 yield word, _MENTIONED
             else:
                 weight = _MENTIONED + (_STATED if stated else _CONCLUDED if concludes else 0.0)
-                yield word, weight + _FELT * any(a <= start < b for a, b in felt)
+                yield word, weight + _FELT * (_clause(sentence, start) in felt)
+
+
+def _clause(sentence: str, at: int) -> int:
+    """Which of a sentence's clauses a place is in."""
+    return len(_CLAUSE_END.findall(sentence, 0, at))
 
 
 def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     """Words of the lexicon in a sentence: the word, where it begins, whether it is denied."""
     tokens = _TOKEN.findall(sentence)
-    phrases, known = lexicon.phrases, lexicon.rows
+    phrases, known = lexicon.phrases, lexicon.tables.bases
     entries = {}  # place of a token -> how many the entry has that begins there
     for at in [i for i, token in enumerate(tokens) if token in phrases]:
         longest = min(phrases[tokens[at]], _LONGEST_PHRASE)
@@ -170,25 +171,18 @@ def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
             entries[at] = length
     if not entries:
         return []
-    starts: list[int] = []
-    signs: dict[int, re.Match[str]] = {}
-    start = end = 0
-    for at in range(max(entries) + 1):  # what stands behind the last word says nothing of it
-        start = sentence.index(tokens[at], start)
-        starts.append(start)
-        if start >= end and _may_sign(tokens[at]) and (sign := _SIGN.match(sentence, start)):
-            signs[at], end = sign, sign.end()
-        start += len(tokens[at])
     words = []
     free = reach = 0  # the next token that is of no entry or sign yet; where a denial ends
-    for at in sorted(entries.keys() | signs.keys()):
-        if at < free:
+    # What stands behind the last word says nothing of it.
+    for at, token in enumerate(islice(_TOKEN.finditer(sentence), max(entries) + 1)):
+        if at < free or not (at in entries or _may_sign(tokens[at])):
             continue
-        denied, sign, length = at < reach, signs.get(at), entries.get(at, 0)
+        sign, length = _SIGN.match(sentence, token.start()), entries.get(at, 0)
+        denied = at < reach
         kind = sign.lastgroup if sign else None
         signed = len(_TOKEN.findall(sign.group())) if sign else 0
         if length > signed:
-            words.append((" ".join(tokens[at : at + length]), starts[at], denied))
+            words.append((" ".join(tokens[at : at + length]), token.start(), denied))
             if tokens[at + length : at + length + 1] not in (["of"], ["such"]):
                 kind = None  # "can't wait": the denial is within the word
         free = at + max(length, signed, 1)

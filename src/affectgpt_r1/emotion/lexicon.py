@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from affectgpt_r1.emotion.tables import Tables, authors_tables, builtin_tables, near_words
@@ -81,13 +80,10 @@ class Lexicon:
             word: as `parse_labels` returns it.
             level: 1 inner ring, 2 middle ring.
         """
-        row = self.rows.get(word)
-        if row is None:
-            return (None,) * WHEELS
-        start = (row * LEVELS + level - 1) * WHEELS
-        codes = self.tables.classes[start : start + WHEELS]
+        code = self.codes[level - 1].get(word, 0)
+        places = [(code >> 64 * wheel & (1 << 64) - 1).bit_length() for wheel in range(WHEELS)]
         names = self.tables.names[level - 1]
-        return tuple(names[i][code - 1] if code else None for i, code in enumerate(codes))
+        return tuple(names[i][place - 1] if place else None for i, place in enumerate(places))
 
     def knows(self, word: str) -> bool:
         """Whether the word stands in the lexicon; one that names no emotion (neutral) may."""
@@ -95,49 +91,35 @@ class Lexicon:
 
     def counts(self, word: str) -> bool:
         """Whether the word has a class on any wheel, so that a score can depend on it."""
-        return any(self.classes(word))
-
-    @cached_property
-    def rows(self) -> Mapping[str, int]:
-        """Known word -> its row in `bits`."""
-        return {word: row for row, word in enumerate(self.tables.bases)}
+        return self.codes[0].get(word, 0) > 0
 
     @cached_property
     def phrases(self) -> Mapping[str, int]:
         """How many words the longest entry has that begins with a word."""
         longest: dict[str, int] = {}
-        for word in self.rows:
+        for word in self.tables.bases:
             first, *others = word.split(" ")
             longest[first] = max(longest.get(first, 0), 1 + len(others))
         return longest
 
     @cached_property
-    def bits(self) -> NDArray[np.uint64]:
-        """Every known word's classes, one bit each: (rings, words + 1, 5); the last row is empty.
-
-        The union of words' classes is the bitwise or of their rows.
-        """
-        codes = np.frombuffer(self.tables.classes, np.uint8).reshape(-1, LEVELS, WHEELS)
-        bits = np.where(codes > 0, np.uint64(1) << codes.astype(np.uint64), np.uint64(0))
-        return np.pad(bits.transpose(1, 0, 2), ((0, 0), (0, 1), (0, 0)))
-
-    @cached_property
     def codes(self) -> tuple[Mapping[str, int], ...]:
-        """`bits` for a word at a time: at each ring, known word -> a number, 64 bits a wheel."""
-        return tuple(
-            {word: int.from_bytes(ring[row].tobytes(), "little") for word, row in self.rows.items()}
-            for ring in self.bits.astype("<u8")
-        )
+        """At each ring every known word's classes as one number, 64 bits a wheel, one bit a class.
+
+        The union of words' classes is the bitwise or of their numbers.
+        """
+        places = np.frombuffer(self.tables.classes, np.uint8).reshape(-1, LEVELS, WHEELS)
+        bits = (np.uint64(1) << places.astype("<u8")) >> np.uint64(1)  # of place 0 none
+        rings = [[int.from_bytes(row, "little") for row in ring] for ring in bits.swapaxes(0, 1)]
+        return tuple(dict(zip(self.tables.bases, ring, strict=True)) for ring in rings)
 
     def groups(self, word: str) -> tuple[str | None, str | None]:
         """What OV-MER's M1 and M2 read a word as: its first base form, and that one's wheel word.
 
         The first by the alphabet, both times.
         """
-        bases = self.tables.bases.get(word)
-        if not bases:
-            return None, None
-        return bases[0], next(iter(self.tables.nearest.get(bases[0], ())), None)
+        base = next(iter(self.tables.bases.get(word, ())), None)
+        return base, next(iter(self.tables.nearest.get(base or "", ())), None)
 
     def explain(self, word: str) -> dict[str, Any]:
         """How a word comes by its classes, and what lost, as a JSON object.

@@ -10,7 +10,7 @@ that names every class scores 1, so words per answer stand beside it.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -112,16 +112,9 @@ def signature(
 
 def _class_bits(rows: Sequence[Sequence[str]], lexicon: Lexicon, level: int) -> NDArray[np.uint64]:
     """The classes that each row of words names, one bit each: (N, 5)."""
-    bits = lexicon.bits[level - 1]
-    places = lexicon.rows
-    index = list(map(places.get, chain.from_iterable(rows), repeat(-1)))  # -1: the empty row
-    ends = np.cumsum([len(words) for words in rows], dtype=np.intp)
-    named = np.diff(ends, prepend=0) > 0
-    union = np.zeros((len(rows), WHEELS), dtype=np.uint64)
-    if index:
-        starts = np.concatenate([[0], ends[:-1]])[named]
-        union[named] = np.bitwise_or.reduceat(bits[index], starts, axis=0)
-    return union
+    codes = lexicon.codes[level - 1]
+    unions = [_union(words, codes).to_bytes(8 * WHEELS, "little") for words in rows]
+    return np.frombuffer(b"".join(unions), "<u8").reshape(-1, WHEELS)
 
 
 def statistics(pairs: Sequence[Pair], lexicon: Lexicon, level: int = 1) -> NDArray[np.float64]:
@@ -323,15 +316,12 @@ def ov_mer_table(
     """
     lexicon = lexicon or Lexicon.load()
     pairs = _read_pairs(labels, predictions, parser)
-    table = {
-        "M1": _grouped(pairs, lambda word: lexicon.groups(word)[0]),
-        "M2": _grouped(pairs, lambda word: lexicon.groups(word)[1]),
-    }
+    found = {f"M{i + 1}": _grouped(pairs, lexicon, i) for i in range(2)}
     for level in (1, 2):
-        means = wheel_means(statistics(pairs, lexicon, level), np.ones(len(pairs)))
-        for wheel in range(WHEELS):
-            table[f"M3-W{wheel + 1}-L{level}"] = WheelScore(*map(float, means[wheel]))
-    return table
+        wheels = np.split(statistics(pairs, lexicon, level), WHEELS, axis=1)
+        found |= {f"M3-W{i}-L{level}": wheel for i, wheel in enumerate(wheels, 1)}
+    means = {name: wheel_means(part, np.ones(len(pairs))) for name, part in found.items()}
+    return {name: WheelScore(*mean[0].tolist()) for name, mean in means.items()}
 
 
 def best_constant(
@@ -372,8 +362,9 @@ def best_constant(
         said = np.logical_or.reduce([flags[word] for word in answer])
         hits, recalls = (shares * said).sum(axis=1)  # (wheels,) each
         precisions = hits / np.maximum(said.sum(axis=0), 1)
-        fs = map(_ratio_f, precisions.tolist(), recalls.tolist())
-        return sum(fs if metric == "ew" else hits.tolist()) / len(hits)
+        fs = 2 * precisions * recalls / np.maximum(precisions + recalls, 1e-300)
+        values: list[float] = (fs if metric == "ew" else hits).tolist()
+        return sum(values) / len(values)
 
     return search_constant(list(voices.values()), value, max_words)
 
@@ -413,7 +404,7 @@ def _read_pairs(
 def _share_known(answers: Sequence[Collection[str]], lexicon: Lexicon) -> float | None:
     """Share of the answers' words that the lexicon knows; None of none."""
     total = sum(map(len, answers))
-    known = sum(map(lexicon.rows.__contains__, chain.from_iterable(answers)))
+    known = sum(map(lexicon.tables.bases.__contains__, chain.from_iterable(answers)))
     return known / total if total else None
 
 
@@ -422,21 +413,15 @@ def reasons(counts: Mapping[str, int]) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _ratio_f(precision: float, recall: float) -> float:
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _grouped(pairs: Sequence[Pair], group: Callable[[str], str | None]) -> WheelScore:
-    """The score where each word stands for one group, without wheels."""
-    ratios = []
-    for labels, words in pairs:
-        true = {group(word) for word in labels} - {None}
-        said = {group(word) for word in words} - {None}
+def _grouped(pairs: Sequence[Pair], lexicon: Lexicon, stage: int) -> NDArray[np.float64]:
+    """As `statistics`, of one wheel whose classes are the groups of a stage: (N, 1, 2)."""
+    found = np.full((len(pairs), 1, 2), np.nan)
+    for i, sides in enumerate(pairs):
+        true, said = ({lexicon.groups(word)[stage] for word in words} - {None} for words in sides)
         if true:
             hits = len(true & said)
-            ratios.append((hits / max(len(said), 1), hits / len(true)))
-    precision, recall = np.mean(ratios or [(0.0, 0.0)], axis=0).tolist()
-    return WheelScore(_ratio_f(precision, recall), precision, recall)
+            found[i, 0] = hits / max(len(said), 1), hits / len(true)
+    return found
 
 
 def _class_flags(

@@ -5,10 +5,8 @@ the clips that tell most, with their faces and voices. Here its figures are gath
 numbers; the templates choose among them, draw and word. The one score computed here is a clip's.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -27,6 +25,7 @@ from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
 from affectgpt_r1.evaluation.evaluate import evaluate_clips
 from affectgpt_r1.evaluation.scoring import Rule, keep
 from affectgpt_r1.files import write_whole, writing
+from affectgpt_r1.rows import json_lines
 
 
 def write_report(
@@ -168,10 +167,9 @@ def _curves(path: Path) -> dict[str, dict[str, Any]]:
         a few updates, and `smooth`, to means over a twentieth of the run; `alarms`, the updates at
         which the figure looked like trouble.
     """
-    rows: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
-        with suppress(ValueError):  # of a run that is at work the last line may be half of one
-            rows.append(json.loads(line))
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    # Of a run that is at work the last line may be half of one.
+    rows = [row for _, row in json_lines(text) if isinstance(row, dict)]
     curves = {}
     for name in sorted({name for row in rows for name in row} - {"step", "epoch"}):
         values: list[tuple[int, Any]] = [(row["step"], row.get(name)) for row in rows]

@@ -275,14 +275,13 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     labels, words = _intensities(kept), [words for _, words in kept.pairs]
     score = sentiment_scores(labels, _sentiments(kept, lexicon))
     signs = ("positive", "negative")
-    by_sign = {sign: sentiment_scores(labels, [sign] * len(labels)).waf for sign in signs}
-    best = max(signs, key=lambda sign: by_sign[sign])
+    best, sign = max((sentiment_scores(labels, [s] * len(labels)).waf, s) for s in signs)
     given = [row.sentiment for row in kept.rows]
     return {
         "waf": score.waf,
         "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
         "accuracy": score.accuracy,
-        "constant": {"sentiment": best, "waf": by_sign[best]},
+        "constant": {"sentiment": sign, "waf": best},
         **json_row(score),
         "sentiments_given": len(given) - given.count(None),
         "without_polarity": sum(

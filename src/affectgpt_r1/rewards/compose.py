@@ -139,9 +139,8 @@ def length_factor(predicted: int, labelled: int, penalty: LengthPenalty) -> floa
         return 1 / (predicted - labelled + 1)
     if penalty == "p2":
         return labelled / predicted
-    if labelled <= 1:
-        return log(labelled + 1) / log(predicted + 1)
-    return log(labelled) / log(predicted)
+    more = int(labelled <= 1)
+    return log(labelled + more) / log(predicted + more)
 
 
 def term_means(found: Sequence[RewardBreakdown]) -> dict[str, float]:
