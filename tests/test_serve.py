@@ -271,8 +271,8 @@ def test_the_rest_of_what_a_server_tells(server: Server) -> None:
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert paths.keys() == {"/healthz", "/v1/predict", "/v1/score"}
     figures = httpx.get(f"{server.url}/metrics").text
-    assert 'affectgpt_r1_request_seconds_count{path="/v1/predict",status="200"}' in figures
-    assert "affectgpt_r1_requests_at_work 1.0" in figures
+    assert 'http_requests_total{handler="/v1/score",method="POST",status="2xx"}' in figures
+    assert 'http_requests_total{handler="/v1/score",method="POST",status="4xx"}' in figures
 
 
 def test_token_rate_queue_and_time_are_kept(place: Place, tmp_path: Path) -> None:

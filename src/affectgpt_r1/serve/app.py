@@ -11,7 +11,6 @@ no page of elsewhere can ask through a visitor's browser.
 import asyncio
 import hmac
 import shutil
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -27,13 +26,8 @@ from fastapi.staticfiles import StaticFiles
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry
+from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
@@ -48,7 +42,7 @@ from affectgpt_r1.evaluation.answers import read_answers
 from affectgpt_r1.evaluation.predict import Predictor
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.evaluation.report import environment, wheel_figures
-from affectgpt_r1.media.worker import Guard
+from affectgpt_r1.media.worker import Guard, processes
 from affectgpt_r1.serve.desk import Desk
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
@@ -76,19 +70,22 @@ def create_app(
     Raises:
         MissingFileError, ModelFolderError: the model's encoders cannot be loaded.
     """
-    pages, figures = environment(lexicon), CollectorRegistry()
-    desk = Desk(predictor, Guard(limits.workers, limits.wall_s), limits.max_duration_s)
+    pages, guard = environment(lexicon), Guard(limits.workers, limits.wall_s)
+    predictor.encoders.load()  # what is wrong with them is told before anyone asks
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with desk:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with processes(guard) as pool:
+            app.state.desk = Desk(predictor, pool, guard, limits.max_duration_s)
             yield
 
     title = "AffectGPT-R1"
     app = FastAPI(
         title=title, version=__version__, lifespan=lifespan, max_body_size=limits.max_mib << 20
     )
-    app.middleware("http")(_gate(limits, token, figures))
+    app.middleware("http")(_gate(limits, token))
+    metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
+    metrics.instrument(app).expose(app, include_in_schema=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.mount("/static", StaticFiles(packages=[(__package__, "static")]))
 
@@ -108,10 +105,6 @@ def create_app(
         """Whether the server is there, and with which model."""
         return {"status": "ok", "model": predictor.signature}
 
-    @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(generate_latest(figures), media_type=CONTENT_TYPE_LATEST)
-
     @app.post("/v1/predict", response_model=None)
     async def predict(
         request: Request,
@@ -125,7 +118,7 @@ def create_app(
         As HTML, with faces, waveform and wheels, where text/html is accepted.
         """
         async with _clip(file, name, limits.folder) as clip:
-            said = await desk.ask(replace(clip, subtitle=subtitle), mode)
+            said = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
         words = said.prediction.words or ()
         classes = {word: lexicon.classes(word) for word in words}
         facts = {"classes": classes, "duration_s": said.duration_s, "timing_s": said.timing_s}
@@ -165,13 +158,10 @@ def listen(app: FastAPI, host: str, port: int, told: Callable[[str], None]) -> N
 
 
 def _gate(
-    limits: Limits, token: str | None, figures: CollectorRegistry
+    limits: Limits, token: str | None
 ) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """What refuses requests, and counts them all, before anything of a body is kept."""
+    """What refuses requests before anything of a body is kept."""
     rate, often = MovingWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute
-    at_work = Gauge("affectgpt_r1_requests_at_work", "Requests at work.", registry=figures)
-    labels = "path", "status"
-    took = Histogram("affectgpt_r1_request_seconds", "Requests.", labels, registry=figures)
     open_now = 0
 
     def refusal(request: Request) -> tuple[int, str] | None:
@@ -188,11 +178,9 @@ def _gate(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         nonlocal open_now
-        if (path := request.url.path) not in _PATHS:
+        if request.url.path not in _PATHS:
             return await call_next(request)
-        began_s, status = time.perf_counter(), 500
         open_now += 1
-        at_work.set(open_now)
         try:
             async with asyncio.timeout(limits.request_s):
                 if refused := refusal(request):
@@ -203,16 +191,11 @@ def _gate(
                         if (left := left - len(piece)) < 0:
                             break
                     return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
-                answer = await call_next(request)
-                status = answer.status_code
-                return answer
+                return await call_next(request)
         except TimeoutError:
-            status = 408
-            return JSONResponse({"detail": f"took longer than {limits.request_s:g} s"}, status)
+            return JSONResponse({"detail": f"took longer than {limits.request_s:g} s"}, 408)
         finally:
             open_now -= 1
-            at_work.set(open_now)
-            took.labels(path, status).observe(time.perf_counter() - began_s)
 
     return gate
 

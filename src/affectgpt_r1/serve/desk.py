@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pebble import ProcessPool
 from starlette.concurrency import run_in_threadpool
 
 from affectgpt_r1.clips import Clip
@@ -16,7 +17,7 @@ from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predict
 from affectgpt_r1.media import ClipMedia
-from affectgpt_r1.media.worker import Guard, outcome, processes
+from affectgpt_r1.media.worker import Guard, outcome
 from affectgpt_r1.perception.features import encoded
 from affectgpt_r1.serve.look import look
 
@@ -39,22 +40,22 @@ class Said:
 
 
 class Desk:
-    """One model, asked by many at once; used as a context, in which its processes live."""
+    """One model, asked by many at once.
 
-    def __init__(self, predictor: Predictor, guard: Guard, max_duration_s: float) -> None:
-        predictor.encoders.load()  # what is wrong with them is told before anyone asks
-        self._predictor, self._guard, self._max_duration_s = predictor, guard, max_duration_s
-        self._processes = processes(guard)
-        self._turn = asyncio.Lock()
+    Args:
+        predictor: the model.
+        pool: of `media.worker.processes`.
+        guard: the limits that it was made with.
+        max_duration_s: of a clip.
+    """
+
+    def __init__(
+        self, predictor: Predictor, pool: ProcessPool, guard: Guard, max_duration_s: float
+    ) -> None:
+        self._predictor, self._pool, self._guard = predictor, pool, guard
+        self._max_duration_s, self._turn = max_duration_s, asyncio.Lock()
         #: By mode, the batch that is forming, and the task that will answer it.
         self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
-
-    def __enter__(self) -> "Desk":
-        self._pool = self._processes.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._processes.__exit__(*error)
 
     async def ask(self, clip: Clip, mode: Mode) -> Said:
         """Read a clip and ask the model about it.
