@@ -48,6 +48,7 @@ FILLED = {
     "--model DIR": "--model model",
     "--subtitle TEXT": "--subtitle Oh.",
     "--out FILE": "--out answers.jsonl",
+    "--out FILE.csv": "--out said.csv",
     "score FILE": "score predictions.jsonl",
     "report PREDICTIONS_OR_RUN": "report predictions.jsonl",
     "--labels MANIFEST": "--labels clips.jsonl",
@@ -78,6 +79,8 @@ FILLED = {
 LISTED = {
     "pip install": "fetches gigabytes; make package does the core's",
     ". .venv/bin/activate": "the environment is the one that the tests run in",
+    "affectgpt-r1 serve": "runs until it is ended; tests/test_serve.py runs it, and its page",
+    "curl ": "needs a server that runs; tests/test_serve.py asks it the same",
     "torchrun ": "weights of gigabytes; tests/test_processes.py trains these recipes smaller",
     "make ": "installs gigabytes, or runs this very suite",
     "python benchmarks/": "minutes to hours, and figures that need an idle machine",
