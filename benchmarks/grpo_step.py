@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isinf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -412,17 +413,20 @@ def matmul_peak() -> float:
 
 
 def run_child(
-    task: str, side: str, name: str, folder: Path, limit_s: float | None = None
+    task: str, side: str, name: str, folder: Path, limit_s: float = inf
 ) -> dict[str, Any]:
     """Run one side in a process of its own: its figures, or `failed` and why."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--setting", name, "--task", task, "--side", side]
     try:
         done = subprocess.run(
-            [*command, "--folder", str(folder)], capture_output=True, text=True, timeout=limit_s
+            [*command, "--folder", str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=None if isinf(limit_s) else limit_s,
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"took longer than {limit_s:g} s"}
+        return {"failed": f"took longer than {limit_s:.0f} s"}
     if done.returncode:
         print(f"{side} failed:\n{done.stderr[-3000:]}", file=sys.stderr)
         return {"failed": " ".join(done.stderr.splitlines()[-1:]) or f"exit {done.returncode}"}
@@ -438,23 +442,31 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
-def measure(name: str, rounds: int | None = None, limit_s: float | None = None) -> dict[str, Any]:
+def measure(
+    name: str,
+    rounds: int | None = None,
+    limit_s: float = inf,
+    budget_s: float = inf,
+) -> dict[str, Any]:
     """All sides in turn: medians, times as opponent over ours, memory as ours over opponent.
 
     Args:
         name: of the setting.
         rounds: in place of the setting's.
         limit_s: of one process.
+        budget_s: of all of them.
     """
     setting = SETTINGS[name]
     rounds = setting.rounds if rounds is None else rounds
+    ends_s = time.monotonic() + budget_s
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in setting.sides}
     rows: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(rounds):
             for side in setting.sides if number == 0 else (setting.ours, "trl"):
                 folder = Path(temporary) / f"{side}-{number}"
-                runs[side].append(run_child("step", side, name, folder, limit_s))
+                left_s = max(min(limit_s, ends_s - time.monotonic()), 0.0)
+                runs[side].append(run_child("step", side, name, folder, left_s))
                 print(f"round {number + 1}, {side}: {runs[side][-1]}", file=sys.stderr, flush=True)
         if setting.shape == "small":
             for side in ("ours", "trl"):
@@ -560,14 +572,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, help="a file that gets the JSON object too")
     parser.add_argument("--rounds", type=int, help="processes of the two main sides")
-    parser.add_argument("--limit", type=float, help="seconds that a process may take")
+    parser.add_argument("--limit", type=float, default=inf, help="seconds of a process at most")
+    parser.add_argument("--budget", type=float, default=inf, help="seconds of all of them")
     parser.add_argument("--task", choices=("all", "step", "equal"), default="all")
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
     setting = SETTINGS[chosen.setting]
     if chosen.task == "all":
-        found = measure(chosen.setting, chosen.rounds, chosen.limit)
+        found = measure(chosen.setting, chosen.rounds, chosen.limit, chosen.budget)
         if chosen.out:
             chosen.out.write_text(json.dumps(found))
         print(json.dumps(found)) if chosen.json else show(found)
