@@ -548,6 +548,7 @@ def show(found: dict[str, Any]) -> None:
             f"scoring {row['score_s']:7.2f}  {row['tokens_per_s']:7.0f} tokens/s  "
             f"MFU {row['matmul_share']:4.0%}  peak {row['peak_bytes'] / 1e9:6.2f} GB over "
             f"{row['loaded_bytes'] / 1e9:.2f}  {row['completion_tokens']:.1f} tokens"
+            + (f"  drift {row['sampler_drift']:.1e}" if "sampler_drift" in row else "")
         )
     for side, why in found["failed"].items():
         print(f"  {side:25} {why}")
