@@ -45,9 +45,9 @@ gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
 print(gpu, "Python", platform.python_version(), *(f"{m.__name__} {m.__version__}" for m in (torch, transformers, accelerate, peft, trl)))' 2>>"$LOG" | tee -a "$SUMMARY"
 
 # Written, and the clips encoded, while the tests run: neither is compared with anything.
-"${full_size[@]}" --steps weights encode --limit 110 --quiet 2>>"$LOG" &
+OMP_NUM_THREADS=4 "${full_size[@]}" --steps weights encode --limit 110 --quiet 2>>"$LOG" &
 writing=$!
-OMP_NUM_THREADS=2 SUMMARY=$LOG step tests 110 "$PYTHON" -m pytest -v -n "${WORKERS:-8}" -p no:cacheprovider \
+OMP_NUM_THREADS=1 SUMMARY=$LOG step tests 110 "$PYTHON" -m pytest -vv -n "${WORKERS:-8}" -p no:cacheprovider \
   --no-header --tb=short -o junit_family=xunit1 --junitxml="$WORK/tests.xml" \
   -k "device or trl or no_number or later_update" \
   tests/test_device.py tests/test_grpo_against_trl.py tests/fault/test_faults.py
