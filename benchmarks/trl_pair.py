@@ -369,12 +369,13 @@ def trl_logprobs(trainer: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 def trl_outcome(trainer: Any, case: Case, pad: int) -> Outcome:
     """Loss and gradient of TRL's own GRPO loss."""
-    inputs = trl_inputs(case, pad)
+    inputs = trl_inputs(case, pad, trainer.args.device)
     trainer.model.train()
     if case.drift:
         present = trl_logprobs(trainer, inputs)
         shape = (*case.advantages.shape, present.shape[-1])
-        inputs["old_per_token_logps"] = present + case.off(present.view(shape)).view(present.shape)
+        off = case.off(present.view(shape)).view(present.shape)
+        inputs["old_per_token_logps"] = present + off.to(present.device)
     if trainer.beta:
         with trainer.model.disable_adapter():
             inputs["ref_per_token_logps"] = trl_logprobs(trainer, inputs)

@@ -84,6 +84,7 @@ LISTED = {
     "torchrun ": "weights of gigabytes; tests/test_processes.py trains these recipes smaller",
     "make ": "installs gigabytes, or runs this very suite",
     "python benchmarks/": "minutes to hours, and figures that need an idle machine",
+    "bash benchmarks/gpu.sh": "figures of a GPU; TINY=tiny tries it in ten minutes",
     "affectgpt-r1 prepare demo": "draws 510 clips: minutes; tests/test_demo.py draws some",
     "affectgpt-r1 lexicon download": "fetches from the network; tests/test_download.py serves it",
     "swift ": "another trainer's command: make compat runs it",

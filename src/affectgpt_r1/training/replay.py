@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, load_recipe
@@ -67,11 +67,12 @@ def replay(folder: Path, process: int = 0) -> Replayed:
         raise CheckpointError(
             f"no update is saved at {saved}: name a folder RUN/failed/step-NNNNNN"
         )
-    with loading(saved, what="update"), torch.serialization.safe_globals(_HELD):
-        held = torch.load(saved, map_location="cpu", weights_only=True)
-        step, update = int(held["step"]), recast(held["update"], Tensor.numpy)
     with TemporaryDirectory() as scratch:
         trainer = _trainer(folder, scratch)
+        with loading(saved, what="update"), torch.serialization.safe_globals(_HELD):
+            # Wherever it was made: here its tensors belong beside the model.
+            held = torch.load(saved, map_location=trainer.args.device, weights_only=True)
+            step, update = int(held["step"]), recast(held["update"], lambda x: x.numpy(force=True))
         trainer.state.global_step = step
         model = trainer.accelerator.prepare_model(trainer.affect_model)
         fault = _fault(trainer, model, update)

@@ -115,13 +115,13 @@ class RunTrainer(Trainer):
             report_to=list(run.report_to) or "none",
             remove_unused_columns=False,
             disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_pin_memory=False,  # there are no tensors in a batch yet
             use_cpu=not torch.cuda.is_available(),
         )
         # Without a launcher transformers would copy the model to each GPU, but not our batches.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         if run.shard:
-            if arguments.world_size == 1:
+            if not torch.distributed.is_initialized():  # one process of torchrun's will do
                 raise InputError("run.shard=true needs several processes: begin with torchrun")
             nn.Module.to(model, arguments.device)
             shard(model, model.language_model.model.layers)
