@@ -258,7 +258,7 @@ def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
             raise SystemExit("a group did not vary: ours would have had less to do")
         part = our_part(trainer, case)
         figures["score_s"] = timed(
-            lambda: trainer.compute_loss(trainer.affect_model.train(), {"part": part}).backward()
+            lambda: trainer.compute_loss(trainer.affect_model.train(), part).backward()
         )
         return figures
     name = "completions/mean_length"

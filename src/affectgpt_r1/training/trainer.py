@@ -10,9 +10,8 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -78,6 +77,8 @@ class RunTrainer(Trainer):
         progress: told of each update.
         held_out: the F of the model as it is, on clips held out: the best checkpoint is kept.
     """
+
+    current_gradient_accumulation_steps = 1  # until the training loop sets it
 
     def __init__(
         self,
@@ -159,14 +160,6 @@ class RunTrainer(Trainer):
                     f"the {name} is not finite at step {self.state.global_step + 1}"
                 )
 
-    def again(self, model: nn.Module, inputs: Any) -> Any:
-        """The loss of one of a saved update's batches."""
-        return self.compute_loss(model, inputs)
-
-    def alone(self, inputs: Any) -> dict[str, Any]:
-        """A saved batch as batches of one clip each, by the clips' ids."""
-        return {clip.id: {"examples": [(clip, found)]} for clip, found in inputs["examples"]}
-
     def save_fault(self) -> Path:
         """Keep an update that went wrong, and the weights before it; all processes must call.
 
@@ -177,9 +170,8 @@ class RunTrainer(Trainer):
         folder = self.run_folder / "failed" / f"step-{step + 1:06d}"
         self.save_model(folder)
         self.accelerator.wait_for_everyone()
-        update = recast(self.update, torch.from_numpy)
         place = folder / f"update-{self.args.process_index}.pt"
-        torch.save({"step": step, "update": update}, place)
+        torch.save({"step": step, "update": self.update}, place)
         return folder
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -302,20 +294,6 @@ class RunTrainer(Trainer):
                 shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return final
-
-
-def recast(update: Sequence[Any], change: Callable[[Any], Any]) -> list[Any]:
-    """An update with its clips' features as other arrays: what is read back must not be numpy's."""
-
-    def features(found: Features) -> Features:
-        return replace(found, visual=change(found.visual), audio=change(found.audio))
-
-    return [
-        {"examples": [(clip, features(found)) for clip, found in inputs["examples"]]}
-        if "examples" in inputs
-        else inputs
-        for inputs in update
-    ]
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
