@@ -266,7 +266,7 @@ def test_a_run_that_is_asked_to_end_between_two_updates_on_the_same_completions_
         return grpo_trainer(folder, examples(8), batch_size=4, num_iterations=2, max_steps=6)
 
     asked = trainer(tmp_path / "run")
-    asked.progress = lambda step, *_: asked.ending.ask() if step == 2 else None
+    asked.progress = lambda step, *_: asked.ask_to_end() if step == 2 else None
     with pytest.raises(SystemExit) as ended:
         _run(asked)
     assert ended.value.code == 143

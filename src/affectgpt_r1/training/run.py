@@ -37,7 +37,7 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import check_run, locked
-from affectgpt_r1.training.trainer import Ending, Examples, Progress, RunTrainer
+from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _judge(
 
 
 def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
-    with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer.ending):
+    with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer):
         checkpoint = newest(trainer.run_folder)
         if checkpoint is None:
             trainer.forget_after(0)
@@ -201,7 +201,7 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
                 f"{error}: see of which clip with `affectgpt-r1 train replay {place}`; "
                 "checkpoints are untouched; a lower learning rate is the usual cure"
             ) from None
-        if trainer.ending.ended:
+        if trainer.ended:
             logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
             raise SystemExit(128 + signal.SIGTERM)
         model = trainer.finish()
@@ -211,12 +211,12 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
 
 
 @contextmanager
-def asked_by_sigterm(ending: Ending) -> Iterator[None]:
+def asked_by_sigterm(trainer: RunTrainer) -> Iterator[None]:
     """SIGTERM asks a run for its end; off the main thread, where none arrives, nothing does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, ending.ask)
+    before = signal.signal(signal.SIGTERM, trainer.ask_to_end)
     try:
         yield
     finally:
