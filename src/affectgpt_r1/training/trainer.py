@@ -201,10 +201,6 @@ class RunTrainer(Trainer):
         self.check_finite(loss=self.accelerator.reduce(self._tr_loss, "mean"), gradient=norm)
         return norm
 
-    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        if not is_sharded(model):  # its parts lie where they belong
-            super()._move_model_to_device(model, device)
-
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         model: Any = self.affect_model
