@@ -64,26 +64,19 @@ class GrpoTrainer(RunTrainer):
     """Samples, rewards and updates.
 
     Args:
-        *given: as in `RunTrainer`; every clip has labels.
-        recipe: rollouts, rewards, loss, optimizer, run.
+        *given, **settings: as in `RunTrainer`; every clip has labels.
         lexicon: the reward's words to classes.
         judge: for the perception reward.
-        **settings: as in `RunTrainer`.
     """
 
     recipe: GrpoRecipe
 
     def __init__(
-        self,
-        *given: Any,
-        recipe: GrpoRecipe,
-        lexicon: Lexicon,
-        judge: Judge | None = None,
-        **settings: Any,
+        self, *given: Any, lexicon: Lexicon, judge: Judge | None = None, **settings: Any
     ) -> None:
-        super().__init__(*given, recipe=recipe, **settings)
+        super().__init__(*given, **settings)
         self.lexicon, self.judge = lexicon, judge
-        self.rule = RewardRule.of(recipe.rewards, recipe.mode)
+        self.rule = RewardRule.of(self.recipe.rewards, self.recipe.mode)
         self.parts: list[dict[str, Any]] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
         for module in self.affect_model.modules():
@@ -110,11 +103,9 @@ class GrpoTrainer(RunTrainer):
         """Sample, reward and normalise the clips of an update, and set them out as its parts."""
         began_s = time.monotonic()
         rollouts = self._rollouts(examples, 0)
-        drawn = logprob_sum(rollouts)
-        scale = self.recipe.scale_rewards
+        seen, scale = [*rollouts], self.recipe.scale_rewards
         advantages, varied = group_advantages(totals_of(rollouts), scale)
         self._report(rollouts, varied)
-        resampled = 0
         for again in range(1, self.recipe.rollout.max_resamples + 1):
             equal = np.flatnonzero(~varied)
             if not len(equal):
@@ -124,20 +115,20 @@ class GrpoTrainer(RunTrainer):
             others = draw.sample(self.examples, min(len(equal), len(self.examples)))
             self.update.append({"examples": others})  # kept if a figure is no number
             redrawn = self._rollouts(others, again)
-            drawn += logprob_sum(redrawn)
+            seen += redrawn
             for place, rollout in zip(equal, redrawn, strict=False):
                 rollouts[place] = rollout
             advantages, varied = group_advantages(totals_of(rollouts), scale)
-            resampled += len(others)
-        rollout_time_s = time.monotonic() - began_s
-        self.record({"rollout_time_s": rollout_time_s, "resampled": float(resampled)})
-        lengths = [self._length(s) for rollout in rollouts for s in rollout.samples]
-        sums = [float(len(lengths)), float(sum(lengths)), drawn]
+        self.record({"rollout_time_s": time.monotonic() - began_s})
+        self.record({"resampled": float(len(seen) - len(rollouts))})
+        samples, masked = samples_of(rollouts), self.recipe.mask_truncated_completions
+        tokens = sum(len(s.ids) for s in samples if s.finished or not masked)
+        drawn = sum(p for s in samples_of(seen) for p in s.logprobs)  # no number where one is none
+        sums = [float(len(samples)), float(tokens), drawn]
         totals = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), "mean")
         self.check_finite(log_probability=totals)
-        completions, tokens, _ = totals.tolist()
         self._keep(rollouts)
-        self.counts = completions, max(tokens, 1.0)
+        self.counts = float(totals[0]), max(float(totals[1]), 1.0)
         for rollout, row in zip(rollouts, advantages.tolist(), strict=True):
             rollout.advantages = row
         # Groups without variance teach nothing, unless a KL term holds them too; but the parts of a
@@ -170,7 +161,7 @@ class GrpoTrainer(RunTrainer):
             for rollout, row, own in zip(rollouts, logprobs.detach(), present, strict=True):
                 rollout.old = row[own]
             # How far the sampler's lie from the loss's: they are one policy.
-            sampled = [p for rollout in rollouts for s in rollout.samples for p in s.logprobs]
+            sampled = [p for s in samples_of(rollouts) for p in s.logprobs]
             drift = torch.tensor(sampled, dtype=torch.float64) - logprobs.detach()[present].cpu()
             self.record({"sampler_drift": float(drift.abs().max())})
         counted = present
@@ -200,11 +191,6 @@ class GrpoTrainer(RunTrainer):
         ids = [[s.ids for s in rollout.samples] for rollout in rollouts]
         temperature = self.recipe.rollout.temperature
         return completion_logprobs(model, batch, ids, temperature=temperature)
-
-    def _length(self, sampled: Sample) -> int:
-        """Tokens of a completion that count in the loss."""
-        masked = self.recipe.mask_truncated_completions and not sampled.finished
-        return 0 if masked else len(sampled.ids)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.recipe.num_iterations == 1:
@@ -269,7 +255,7 @@ class GrpoTrainer(RunTrainer):
         rewards = [r for rollout in rollouts for r in rollout.rewards]
         totals = totals_of(rollouts)
         words = [word for c in completions for word in c.words]
-        samples = [s for rollout in rollouts for s in rollout.samples]
+        samples = samples_of(rollouts)
         figures = {
             "reward": float(totals.mean()),
             "reward_std": float(totals.std(axis=1, ddof=1).mean()),
@@ -338,9 +324,9 @@ def group_advantages(
     return centred * varied[:, None], varied
 
 
-def logprob_sum(rollouts: Sequence[Rollout]) -> float:
-    """The sum over all sampled tokens: no number where one of them is none."""
-    return sum(p for rollout in rollouts for s in rollout.samples for p in s.logprobs)
+def samples_of(rollouts: Sequence[Rollout]) -> list[Sample]:
+    """The samples of all groups."""
+    return [sampled for rollout in rollouts for sampled in rollout.samples]
 
 
 def totals_of(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:

@@ -82,7 +82,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     examples = _examples(clips, encoders, recipe.data, reading)
     del encoders  # what is trained reads features only
     predictor = Predictor(model, processor, encoders_of(model.config), "")
-    held_out = _held_out(predictor, recipe.data, Lexicon.load(), reading)
+    held_out = _held_out(predictor, recipe, Lexicon.load(), reading)
     if recipe.align_projectors:
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
@@ -136,23 +136,20 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
         lexicon=lexicon,
         progress=step,
         judge=judge,
-        held_out=_held_out(predictor, recipe.data, lexicon, reading, recipe.mode),
+        held_out=_held_out(predictor, recipe, lexicon, reading),
     )
     return _run(trainer, dropped)
 
 
 def _held_out(
-    predictor: Predictor,
-    data: DataSettings,
-    lexicon: Lexicon,
-    told: Reading,
-    mode: Mode = "answer",
+    predictor: Predictor, recipe: ColdStartRecipe | GrpoRecipe, lexicon: Lexicon, told: Reading
 ) -> Callable[[], float] | None:
     """The model's F on the clips held out, as it is when asked; all processes must ask."""
-    if data.held_out is None:
+    if recipe.data.held_out is None:
         return None
-    clips = _labelled(Path(data.held_out))
-    examples = _examples(clips, predictor.encoders, data, told)
+    clips = _labelled(Path(recipe.data.held_out))
+    examples = _examples(clips, predictor.encoders, recipe.data, told)
+    mode: Mode = getattr(recipe, "mode", "answer")
 
     def f() -> float:
         predictor.model.eval()

@@ -112,7 +112,7 @@ def environment() -> dict[str, str | None]:
 def append_json(path: Path, row: Mapping[str, object]) -> None:
     """Append one line of JSON."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
         with suppress(ValueError, KeyError, TypeError):
             if int((row := json.loads(line))["step"]) <= step:
                 kept.append(row)
-    write_whole(path, "".join(map(_line, kept)))
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
     return kept
 
 
@@ -141,10 +141,6 @@ def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterato
             yield from _differences(old, value, f"{prefix}{name}.")
         elif value != old:
             yield prefix + name
-
-
-def _line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _git_commit() -> str | None:
