@@ -54,7 +54,7 @@ class Rollout:
     features: Features
     samples: Sequence[Sample]
     completions: Sequence[Completion]
-    rewards: Sequence[RewardBreakdown]
+    rewards: Sequence[RewardBreakdown] = ()
     advantages: Sequence[float] = ()
     old: Tensor | None = None
     reference: Tensor | None = None
@@ -232,20 +232,16 @@ class GrpoTrainer(RunTrainer):
         )
         self.affect_model.train()
         began_s = time.monotonic()
-        said = [
-            [parse_completion(self.processor.text(s.ids), self.recipe.mode) for s in samples]
-            for samples in groups
-        ]
-        clips = [clip for clip, _ in examples]
-        asked = [(clip, [c.words for c in group]) for clip, group in zip(clips, said, strict=True)]
-        judged = self.judge(asked) if self.judge else [[None] * len(group) for group in said]
-        rewards = map(self.rewards, clips, said, judged)
-        rollouts = [
-            Rollout(clip, features, samples, completions, found)
-            for (clip, features), samples, completions, found in zip(
-                examples, groups, said, rewards, strict=True
-            )
-        ]
+        rollouts = []
+        for example, samples in zip(examples, groups, strict=True):
+            texts = [self.processor.text(s.ids) for s in samples]
+            said = [parse_completion(text, self.recipe.mode) for text in texts]
+            rollouts.append(Rollout(*example, samples, said))
+        asked = [(r.clip, [c.words for c in r.completions]) for r in rollouts]
+        none: list[list[float | None]] = [[None] * len(draws) for _ in rollouts]
+        judged = self.judge(asked) if self.judge else none
+        for rollout, values in zip(rollouts, judged, strict=True):
+            rollout.rewards = self.rewards(rollout.clip, rollout.completions, values)
         self.record({"reward_time_s": time.monotonic() - began_s})
         return rollouts
 

@@ -64,7 +64,9 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
         return
     make_folder(folder)
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
-    write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
+    # All that numbers may depend on.
+    found = {"git_commit": _git_commit()} | {part.name: part.value for part in versions()}
+    write_whole(folder / "environment.json", json.dumps(found, indent=1))
 
 
 @contextmanager
@@ -101,12 +103,6 @@ def _told_as_full(folder: Path) -> Iterator[None]:
             f"{folder} cannot be written ({' '.join(str(error).split())}): make room or give the "
             "permission; the same command goes on from the last checkpoint"
         ) from None
-
-
-def environment() -> dict[str, str | None]:
-    """Versions of everything that numbers may depend on."""
-    found = {finding.name: finding.value for finding in versions()}
-    return {"git_commit": _git_commit(), **found}
 
 
 def append_json(path: Path, row: Mapping[str, object]) -> None:

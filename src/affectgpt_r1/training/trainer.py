@@ -240,6 +240,7 @@ class RunTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if first:
                 seal(folder, final)
+            self.accelerator.wait_for_everyone()
         finally:
             if first:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -280,7 +281,6 @@ class RunTrainer(Trainer):
         final = self.run_folder / "model"
         with self._unfinished(final):
             pass  # nothing but the model
-        self.accelerator.wait_for_everyone()
         return final
 
 
