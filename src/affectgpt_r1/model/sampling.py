@@ -105,13 +105,23 @@ def sample(
 def _continue(
     model: AffectGPTForConditionalGeneration,
     processor: AffectGPTProcessor,
-    batch: Mapping[str, Tensor],
+    batch: Mapping[str, Any],
     seeds: Sequence[int],
     settings: SamplingSettings,
 ) -> list[Sample]:
     """Compute the prompts once, then a token a row at a time."""
-    group = len(seeds) // len(batch["input_ids"])
-    logits, position, prefix = _prefill(model, batch, group)
+    attention, group = batch["attention_mask"], len(seeds) // len(batch["input_ids"])  # (B, P)
+    positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    output = model.forward(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
+    slots = torch.arange(len(seeds), device=attention.device)
+    prompts = slots // group  # each row's, of R = B * G
+    prefix = Decoding(
+        prompts=output.past_key_values.layers,
+        bias=torch.where(attention == 0, -torch.inf, 0.0)[prompts, None, None],
+        slots=slots,
+        group=group,
+    )
+    logits, position = output.logits[prompts, -1], positions[prompts, -1:]  # (R, V), (R, 1)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     ids: list[list[int]] = [[] for _ in seeds]
     logprobs: list[list[float]] = [[] for _ in seeds]
@@ -142,24 +152,6 @@ def _continue(
         )
         logits = output.logits[:, -1]
     return [Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)]
-
-
-def _prefill(
-    model: AffectGPTForConditionalGeneration, batch: Mapping[str, Any], group: int
-) -> tuple[Tensor, Tensor, Decoding]:
-    """Last logits (R, V) and positions (R, 1) of the prompts of R = B * G rows, and the prompts."""
-    attention = batch["attention_mask"]  # (B, P)
-    positions = (attention.cumsum(-1) - 1).clamp(min=0)
-    output = model.forward(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
-    bias = torch.where(attention == 0, -torch.inf, 0.0)[:, None, None]  # (B, 1, 1, P)
-    rows = torch.arange(len(attention), device=attention.device).repeat_interleave(group)
-    prefix = Decoding(
-        prompts=output.past_key_values.layers,
-        bias=bias[rows],
-        slots=torch.arange(len(rows), device=rows.device),
-        group=group,
-    )
-    return output.logits[rows, -1], positions[rows, -1:], prefix
 
 
 def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:

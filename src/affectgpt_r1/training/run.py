@@ -210,14 +210,13 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
 @contextmanager
 def asked_by_sigterm(trainer: RunTrainer) -> Iterator[None]:
     """SIGTERM asks a run for its end; off the main thread, where none arrives, nothing does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, trainer.ask_to_end)
+    arrives = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, trainer.ask_to_end) if arrives else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if arrives:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
