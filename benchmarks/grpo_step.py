@@ -320,7 +320,7 @@ def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
         model = trainer.affect_model.train()
 
         def loss() -> Any:
-            return trainer.compute_loss(model, {"part": part})
+            return trainer.compute_loss(model, part)
     else:
         figures["rollout_time_s"] = statistics.median(rollouts[1:])
         name = "completions/mean_length"

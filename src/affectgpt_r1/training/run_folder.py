@@ -64,7 +64,9 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
         return
     make_folder(folder)
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
-    write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
+    # All that numbers may depend on.
+    found = {"git_commit": _git_commit()} | {part.name: part.value for part in versions()}
+    write_whole(folder / "environment.json", json.dumps(found, indent=1))
 
 
 @contextmanager
@@ -103,16 +105,10 @@ def _told_as_full(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def environment() -> dict[str, str | None]:
-    """Versions of everything that numbers may depend on."""
-    found = {finding.name: finding.value for finding in versions()}
-    return {"git_commit": _git_commit(), **found}
-
-
 def append_json(path: Path, row: Mapping[str, object]) -> None:
     """Append one line of JSON."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
@@ -130,7 +126,7 @@ def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
         with suppress(ValueError, KeyError, TypeError):
             if int((row := json.loads(line))["step"]) <= step:
                 kept.append(row)
-    write_whole(path, "".join(map(_line, kept)))
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
     return kept
 
 
@@ -141,10 +137,6 @@ def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterato
             yield from _differences(old, value, f"{prefix}{name}.")
         elif value != old:
             yield prefix + name
-
-
-def _line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _git_commit() -> str | None:
