@@ -149,6 +149,7 @@ def policy(language_model: Any) -> AffectGPTForConditionalGeneration:
     model = AffectGPTForConditionalGeneration.create(
         AffectGPTConfig(
             text_config=deepcopy(language_model.config),
+            language_model="given",  # so that checkpoints leave its weights out
             visual_width=WIDTH,
             audio_width=WIDTH,
             lora_rank=RANK,
