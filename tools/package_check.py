@@ -1,4 +1,4 @@
-"""What `pip install` brings without extras: the wheel's content, its size, and that it works alone.
+"""What `pip install` pulls without extras: the wheel's content, its size, and that it works alone.
 
     python tools/package_check.py
 
@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WHEEL_MB, IMPORT_S = 1.0, 0.2
+WHEEL_MB, PULLED_MB, IMPORT_S = 1.0, 60.0, 0.2
 #: What the program reads at run time: without one of these it fails at somebody else's place.
 PARTS = (
     "affectgpt_r1/py.typed",
@@ -83,13 +83,21 @@ def check_install(wheel: Path, place: Path) -> list[str]:
     libraries = next(place.glob("lib/python3*/site-packages"))
     before = size_of(libraries)
     python = str(place / "bin/python")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, str(wheel)], check=True)
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pulled = place / "pulled"
+    subprocess.run([*pip, "download", "--dest", str(pulled), str(wheel)], check=True)
+    pulled_mb = size_of(pulled) / 1e6
+    wheels = len([*pulled.iterdir()])
+    print(f"pulled without extras: {pulled_mb:.1f} MB in {wheels} wheels")
+    alone = ["install", "--no-index", "--find-links", str(pulled)]
+    subprocess.run([*pip, *alone, str(wheel)], check=True)
     print(f"installed without extras: {(size_of(libraries) - before) / 1e6:.0f} MB more, of which")
     entries = [path for path in libraries.iterdir() if path.name not in ("pip", "setuptools")]
     for path in sorted(entries, key=size_of, reverse=True)[:8]:
         print(f"  {size_of(path) / 1e6:5.1f} MB {path.name}")
     faults = [f"{name} is installed without an extra" for name in ABSENT if has(python, name)]
+    if pulled_mb >= PULLED_MB:
+        faults.append(f"{pulled_mb:.0f} MB are pulled, and {PULLED_MB:.0f} is the limit")
     said = [run(python, "", "-c", IMPORT) for _ in range(5)]
     seconds = sorted(float(text) for text in said)[2]
     print(f"import affectgpt_r1: {seconds:.4f} s (median of five)")
