@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import ManifestError, MediaError, MissingFileError
+from affectgpt_r1.errors import InputError, ManifestError, MediaError, MissingFileError
 from affectgpt_r1.files import write_whole
 from affectgpt_r1.rows import csv_lines, json_lines, read_rows
 
@@ -100,6 +100,24 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
 
     lines = csv_lines if path.suffix.lower() == ".csv" else json_lines
     return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
+
+
+def read_labelled(path: Path, *, in_words: bool = False) -> tuple[Clip, ...]:
+    """Read a manifest whose clips all have labels, with `in_words` no intensity in their place.
+
+    Raises:
+        MissingFileError, ManifestError: as `read_manifest`.
+        InputError: clips have none.
+    """
+    clips = read_manifest(path)
+    bare = [c.id for c in clips if c.labels is None or (in_words and c.valence is not None)]
+    if bare:
+        raise InputError(
+            f"{path}: {len(bare)} of {len(clips)} clips have no words as labels (first: "
+            f"{bare[0]!r}): label them all; `predict` needs no labels, and `score --metric "
+            "sentiment` reads intensities"
+        )
+    return clips
 
 
 def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:

@@ -22,7 +22,6 @@ from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import (
     Answer,
-    Pair,
     best_constant,
     hit_rate,
     reasons,
@@ -34,7 +33,7 @@ from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_whole, writing
 from affectgpt_r1.progress import Progress
@@ -145,32 +144,6 @@ def read_predictions(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Rows that can be scored, and the number that cannot.
-
-    Attributes:
-        rows: with a prediction.
-        pairs: their labels and words, as the parser returns them (no words for sentiment labels).
-        failed: rows whose prediction could not be obtained: left out.
-    """
-
-    rows: tuple[AnswerRow, ...]
-    pairs: tuple[Pair, ...]
-    failed: int
-
-    @property
-    def groups(self) -> list[str]:
-        """Of the rows."""
-        return [row.group for row in self.rows]
-
-    @property
-    def truths(self) -> list[object]:
-        """Labels as they are scored: words, or a number where there are none."""
-        both = zip(self.rows, self.pairs, strict=True)
-        return [labels or row.labels for row, (labels, _) in both]
-
-
 def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     """Parse rows for a metric.
 
@@ -252,8 +225,7 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
 
 
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    found = evaluate_words(kept.pairs, kept.groups, lexicon, rule.levels, parser=rule.parser)
-    row = json_row(found)
+    row = json_row(evaluate_words(kept, lexicon, rule.levels, parser=rule.parser))
     del row["baseline"], row["over_baseline"]
     return row
 

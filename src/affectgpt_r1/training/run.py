@@ -16,7 +16,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from affectgpt_r1.asking import Server, check_server
-from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.clips import Clip, read_labelled, read_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -151,7 +151,7 @@ def _held_out(
     """The model's F on the clips held out, as it is when asked; all processes must ask."""
     if data.held_out is None:
         return None
-    clips = _labelled(Path(data.held_out))
+    clips = read_labelled(Path(data.held_out))
     examples = _examples(clips, predictor.encoders, data, told)
 
     def f() -> float:
@@ -224,7 +224,7 @@ def asked_by_sigterm(ending: Ending) -> Iterator[None]:
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
-    clips = _labelled(Path(data.train))
+    clips = read_labelled(Path(data.train))
     for other in filter(None, (data.test, data.held_out)):
         apart = {clip.id for clip in read_manifest(Path(other))}
         shared = [clip.id for clip in clips if clip.id in apart]
@@ -236,17 +236,6 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
                 "remove them from one of the two (`prepare --exclude`), or set "
                 "data.allow_shared=true"
             )
-    return clips
-
-
-def _labelled(path: Path) -> tuple[Clip, ...]:
-    clips = read_manifest(path)
-    bare = [clip.id for clip in clips if clip.labels is None]
-    if bare:
-        raise InputError(
-            f"{path}: {len(bare)} of {len(clips)} clips have no labels (first: {bare[0]!r}): "
-            "training needs them all"
-        )
     return clips
 
 
