@@ -89,8 +89,9 @@ def test_lines_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for step in range(1, 6):
         append_json(path, {"step": step, "subtitle": "a\u2028b"})
-    with path.open("a") as file:
-        file.write('{"step": 3, "torn')
-    drop_after(path, 3)
+    with path.open("ab") as file:
+        file.write('{"step": 3, "torn": "\u2028'.encode()[:-1])  # within a character
+    assert [row["step"] for row in drop_after(path, 3)] == [1, 2, 3]
     assert path.read_text(encoding="utf-8").count("\n") == 3
-    drop_after(tmp_path / "absent.jsonl", 3)
+    assert drop_after(tmp_path / "absent.jsonl", 3) == []
+    assert not (tmp_path / "absent.jsonl").exists()

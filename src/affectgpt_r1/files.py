@@ -17,19 +17,29 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(
+    path: Path,
+    hint: str = "make room, mend its permissions or name another place",
+    raised: tuple[type[Exception], ...] = (OSError,),
+) -> Iterator[None]:
     """Tell what the disk refuses inside the block as an input's fault, for the user named the path.
 
+    Args:
+        path: what is written.
+        hint: what the user shall do.
+        raised: how libraries say it; of RuntimeErrors only torch's of a disk is meant.
+
     Raises:
-        InputError: the block raised OSError.
+        InputError: the block raised one of those.
     """
     try:
         yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): make room, mend its "
-            "permissions or name another place"
-        ) from None
+    except raised as error:
+        # One of ours may be an OSError too; torch.save says what is wrong in a way of its own.
+        if isinstance(error, InputError | RuntimeError) and "inline_container" not in str(error):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written ({why}): {hint}") from None
 
 
 def make_folder(path: Path) -> None:

@@ -245,8 +245,8 @@ def predict(
 
     clips, how = clips_in(files, subtitle), asdict(reply)
     if out is None:
-        predictor, features = _perceived(model, clips, cache)
-        said = predicting.predict(predictor, zip(clips, features, strict=True), **how)
+        predictor, seen = _perceived(model, clips, cache)
+        said = predicting.predict(predictor, seen, **how)
         return console.shown(said) if len(clips) == 1 else said
     from affectgpt_r1.media.worker import Guard
     from affectgpt_r1.perception import encode as encoding
@@ -304,10 +304,10 @@ def evaluate(
     before = words_by_id(baseline) if baseline else None
     if out:
         make_folder(out)
-    predictor, features = _perceived(model, clips, cache)
+    predictor, seen = _perceived(model, clips, cache)
     how = {"without": without or (), **asdict(reply)}
     with console.bars() as bar:
-        made = predict(predictor, zip(clips, features, strict=True), **how)
+        made = predict(predictor, seen, **how)
         predictions = list(counted(made, len(clips), bar("predicting")))
     rows = [
         AnswerRow(clip.id, clip.labels, said.words, clip.group or clip.id, given=json_row(said))
@@ -378,8 +378,7 @@ def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[
 
     predictor, store = load_predictor(model), _store(cache)
     with console.bars() as bar:
-        features = perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
-    return predictor, features
+        return predictor, perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
 
 
 def _train(recipe: Any) -> object:

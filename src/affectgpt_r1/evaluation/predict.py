@@ -129,15 +129,15 @@ def perceive_clips(
     source: EncoderSource,
     cache: FeatureCache | None,
     progress: Progress | None = None,
-) -> list[Features]:
-    """Features of every clip, from the cache where it has them.
+) -> list[tuple[Clip, Features]]:
+    """Every clip with its features, from the cache where it has them.
 
     Raises:
         MediaError: a clip cannot be read; named by its file.
         MissingFileError: a clip is not in the cache and the encoders are not on this machine.
         ModelFolderError: the encoders here are not those that the model was trained on.
     """
-    return [perceive(clip, source, cache) for clip in counted(clips, len(clips), progress)]
+    return [(clip, perceive(clip, source, cache)) for clip in counted(clips, len(clips), progress)]
 
 
 def predict(

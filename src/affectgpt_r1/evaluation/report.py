@@ -23,7 +23,7 @@ from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
 from affectgpt_r1.evaluation.evaluate import Evaluation, Kept
 from affectgpt_r1.files import write_whole, writing
-from affectgpt_r1.rows import json_lines
+from affectgpt_r1.rows import own_rows
 
 
 def write_report(
@@ -159,10 +159,7 @@ def _curves(path: Path) -> dict[str, dict[str, Any]]:
         a few updates, and `smooth`, to means over a twentieth of the run; `alarms`, the updates at
         which the figure looked like trouble.
     """
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    # Of a run that is at work the last line may be half of one.
-    rows = [row for _, row in json_lines(text) if isinstance(row, dict)]
-    curves = {}
+    rows, curves = own_rows(path), {}
     for name in sorted({name for row in rows for name in row} - {"step", "epoch"}):
         values: list[tuple[int, Any]] = [(row["step"], row.get(name)) for row in rows]
         found = [it for it in values if isinstance(it[1], int | float) and abs(it[1]) < 1e100]

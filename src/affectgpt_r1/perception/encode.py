@@ -28,7 +28,7 @@ from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, encoded
 from affectgpt_r1.progress import Progress
-from affectgpt_r1.rows import json_lines
+from affectgpt_r1.rows import own_rows
 
 #: What became of a clip: encoded, found in the cache, or failed.
 Fate = Literal["encoded", "cached", "failed"]
@@ -257,7 +257,5 @@ def _strike(cache: FeatureCache, solved: set[str]) -> None:
 
 
 def _failures(cache: FeatureCache) -> dict[str, dict[str, Any]]:
-    """What is listed, by media; a line that a kill tore counts for nothing."""
-    path = cache.folder / "failures.jsonl"
-    rows = json_lines(path.read_text(encoding="utf-8") if path.is_file() else "")
-    return {str(row.get("media")): row for _, row in rows if isinstance(row, dict)}
+    """What is listed, by media."""
+    return {row["media"]: row for row in own_rows(cache.folder / "failures.jsonl")}

@@ -27,7 +27,6 @@ from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.progress import Progress as Reading
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
@@ -37,7 +36,7 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import check_run, locked
-from affectgpt_r1.training.trainer import Ending, Examples, Progress, RunTrainer
+from affectgpt_r1.training.trainer import Ending, Progress, RunTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
-    examples = _examples(clips, encoders, recipe.data, reading)
+    examples = perceive_clips(clips, encoders, FeatureCache(recipe.data.cache), reading)
     del encoders  # what is trained reads features only
     predictor = Predictor(model, processor, encoders_of(model.config), "")
     held_out = _held_out(predictor, recipe.data, Lexicon.load(), reading)
@@ -127,7 +126,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
             f"beta={recipe.beta} needs a reference, which is the model with its adapter off, but "
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
-    examples = _examples(known, predictor.encoders, recipe.data, reading)
+    examples = perceive_clips(known, predictor.encoders, FeatureCache(recipe.data.cache), reading)
     trainer = GrpoTrainer(
         predictor.model,
         predictor.processor,
@@ -152,7 +151,7 @@ def _held_out(
     if data.held_out is None:
         return None
     clips = read_labelled(Path(data.held_out))
-    examples = _examples(clips, predictor.encoders, data, told)
+    examples = perceive_clips(clips, predictor.encoders, FeatureCache(data.cache), told)
 
     def f() -> float:
         predictor.model.eval()
@@ -171,7 +170,8 @@ def _judge(
         return None
     if settings.url is None:
         predictor = load_predictor(Path(settings.model))
-        examples = _examples(clips, predictor.encoders, recipe.data, reading)
+        store = FeatureCache(recipe.data.cache)
+        examples = perceive_clips(clips, predictor.encoders, store, reading)
         features = {clip.id: found for clip, found in examples}
         return LikelihoodJudge(predictor, features, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
@@ -237,10 +237,3 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
                 "data.allow_shared=true"
             )
     return clips
-
-
-def _examples(
-    clips: Sequence[Clip], source: EncoderSource, data: DataSettings, reading: Reading
-) -> Examples:
-    found = perceive_clips(clips, source, FeatureCache(data.cache), reading)
-    return list(zip(clips, found, strict=True))
