@@ -5,7 +5,6 @@ the manifest's folder. This module checks names and types, and that every file e
 opens the face crops alone, which are arrays.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import InputError, ManifestError, MediaError, MissingFileError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import write_rows, writing
 from affectgpt_r1.rows import csv_lines, json_lines, read_rows
 
 
@@ -148,14 +147,19 @@ def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
-    """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
-    lines = []
+    """Write clips as JSON Lines with paths relative to the manifest; the file appears whole.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = []
     for clip in clips:
         row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
         for name in row.keys() & _PATHS:
             row[name] = Path(os.path.relpath(row[name], path.parent)).as_posix()
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_whole(path, "".join(lines))
+        rows.append(row)
+    with writing(path):
+        write_rows(path, rows)
 
 
 def open_crops(path: Path) -> NDArray[Any]:

@@ -1,9 +1,10 @@
 """Files and folders of results: text that appears whole or not at all."""
 
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
             sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def json_line(row: Mapping[str, object]) -> bytes:
+    """A line of our JSON Lines; half a character is written as its number."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a file of JSON Lines; it appears whole."""
+    write_whole(path, b"".join(map(json_line, rows)))
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Append a line to a file of JSON Lines."""
+    with path.open("ab") as file:
+        file.write(json_line(row))
 
 
 def sync(path: Path) -> None:

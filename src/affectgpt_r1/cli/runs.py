@@ -19,7 +19,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
-from affectgpt_r1.files import make_folder, write_whole, writing
+from affectgpt_r1.files import make_folder, write_rows, write_whole, writing
 from affectgpt_r1.progress import counted
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
@@ -296,7 +296,7 @@ def evaluate(
     """
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation.evaluate import evaluate_words
-    from affectgpt_r1.evaluation.predict import predict, write_predictions
+    from affectgpt_r1.evaluation.predict import predict
     from affectgpt_r1.evaluation.report import write_report
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
@@ -317,7 +317,7 @@ def evaluate(
     result = evaluate_words(kept, table, (level,), baseline=before)
     if out:
         with writing(out):
-            write_predictions(out / "predictions.jsonl", predictions)
+            write_rows(out / "predictions.jsonl", map(json_row, predictions))
             write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
         page = out / "report.html"
         write_report(page, table, kept, result, clips, before, level=level, run=model)

@@ -13,14 +13,7 @@ import numpy as np
 from affectgpt_r1.emotion import significance
 from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import (
-    Pair,
-    RingScore,
-    WheelScore,
-    best_constant,
-    reasons,
-    score_corpus,
-)
+from affectgpt_r1.emotion.score import Pair, RingScore, WheelScore, best_constant, score_corpus
 from affectgpt_r1.emotion.significance import Interval, Statistic
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
@@ -139,6 +132,7 @@ def evaluate_words(
     other = None if baseline is None else f_of([baseline[name] for name in ids])
     constant = Constant(*best_constant(labels, lexicon, levels))
     always = f_of([constant.words] * len(words))
+    failed = {"no prediction": kept.failed} if kept.failed else {}
     first = rings[0]  # coverage and the like are the same at both rings
     return Evaluation(
         f=fmean(ring.f for ring in rings),
@@ -158,6 +152,6 @@ def evaluate_words(
         clips=len(ids),
         groups=len(set(groups)),
         n=first.n,
-        skipped={**first.skipped, **reasons({"no prediction": kept.failed})},
+        skipped={**first.skipped, **failed},
         signature=" + ".join(ring.signature for ring in rings),
     )

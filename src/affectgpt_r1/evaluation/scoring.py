@@ -4,7 +4,6 @@ Everything that `affectgpt-r1 score` does but its options. A preset is the combi
 ring and parser by which a published number was made (METRIC.md); the score itself is `emotion`'s.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -35,7 +34,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import write_whole, writing
+from affectgpt_r1.files import write_rows, writing
 from affectgpt_r1.progress import Progress
 
 Metric = Literal["ew", "hit", "sentiment"]
@@ -339,7 +338,7 @@ def _part(kept: Kept, ids: Sequence[str]) -> Kept:
 
 def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
     """What each sample contributes: JSON Lines, whole or not at all."""
-    lines = []
+    samples = []
     sentiments = _sentiments(kept, lexicon) if rule.metric == "sentiment" else None
     for i, (row, (labels, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
         sample: dict[str, object] = {"id": row.id, "labels": row.labels, "words": list(words)}
@@ -353,6 +352,6 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
             sample["f"] = sum(fs) / len(fs)
             sample["wheels"] = [sample_wheels(labels, words, lexicon, le) for le in rule.levels]
         sample["unknown"] = [word for word in words if not lexicon.knows(word)]
-        lines.append(json.dumps(sample))
+        samples.append(sample)
     with writing(path):
-        write_whole(path, "\n".join(lines) + "\n")
+        write_rows(path, samples)

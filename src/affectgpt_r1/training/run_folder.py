@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
 from affectgpt_r1.errors import CheckpointError, RecipeError
 from affectgpt_r1.evaluation.doctor import versions
-from affectgpt_r1.files import make_folder, write_whole, writing
+from affectgpt_r1.files import make_folder, write_rows, write_whole, writing
 from affectgpt_r1.rows import own_rows
 
 #: Where a judge is and how long it is waited for: a run goes on with a server that moved.
@@ -96,12 +96,6 @@ def environment() -> dict[str, str | None]:
     return {"git_commit": _git_commit(), **found}
 
 
-def append_json(path: Path, row: Mapping[str, object]) -> None:
-    """Append one line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
-
-
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop the lines of steps after `step`: a resumed run writes them again.
 
@@ -112,7 +106,7 @@ def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     """
     kept = [row for row in own_rows(path) if row["step"] <= step]
     if path.is_file():
-        write_whole(path, "".join(map(_line, kept)))
+        write_rows(path, kept)
     return kept
 
 
@@ -123,10 +117,6 @@ def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterato
             yield from _differences(old, value, f"{prefix}{name}.")
         elif value != old:
             yield prefix + name
-
-
-def _line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _git_commit() -> str | None:
