@@ -1,13 +1,14 @@
 """A whole GRPO step against stock TRL: time, peak memory, scoring alone, and equal numbers.
 
-    python benchmarks/grpo_step.py --setting short|long [--json]
+    python benchmarks/grpo_step.py --setting short|long [--json] [--rounds N] [--limit SECONDS]
 
 Both train the same language model with the same adapter, on prompts of the same length, under the
-same reward. Each run of a side is a fresh process, the sides take turns, and the second step of a
-process is timed. Ours also carries a clip's features through the fusion. TRL runs as it comes
-(with gradient checkpointing) and without checkpointing; so does ours. The ratios are those of
-`trl` to the side that the setting names, and of like to like. `gpu-short` and `gpu-long` are for
-a machine with a GPU: a randomly initialised model of Qwen2.5-7B's shape in bfloat16.
+same reward. Each run of a side is a fresh process, the sides take turns, and all steps of a process
+but its first are timed. Ours also carries a clip's features through the fusion. TRL runs as it
+comes (with gradient checkpointing) and without checkpointing; so does ours. The ratios are those of
+`trl` to the side that the setting names, and of like to like. `gpu-short`, `gpu-long`, `gpu-wide`
+are for a machine with a GPU: a randomly initialised model of Qwen2.5-7B's shape in bfloat16; `tiny`
+tries the same in a minute anywhere. A side that runs out of memory or time is a row that says so.
 """
 
 from __future__ import annotations
@@ -21,13 +22,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isinf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+#: `trl` is as it comes, with gradient checkpointing; `ours_in_parts` makes the same update from one
+#: prompt at a time.
+SIDES = ("ours", "ours_checkpointing", "ours_in_parts", "trl", "trl_without_checkpointing")
+_IN_WHOLE = tuple(side for side in SIDES if side != "ours_in_parts")
+
+
+class Shape(NamedTuple):
+    """Of a language model: widths, layers, heads, entries of the vocabulary."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    key_heads: int
+    head: int
+    vocabulary: int
+
+
+#: SmolLM2-135M, Qwen2.5-7B, and one that takes no time.
+SHAPES = {
+    "small": Shape(576, 1536, 30, 9, 3, 64, 49152),
+    "full": Shape(3584, 18944, 28, 28, 4, 128, 152064),
+    "tiny": Shape(64, 128, 2, 4, 2, 16, 4096),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,59 +64,77 @@ class Setting:
     Attributes:
         prompts, prompt_tokens, group, completion_tokens: B, P, G, T.
         ours: the side that the main ratios are of.
-        on_gpu: Qwen2.5-7B's shape in bfloat16, else SmolLM2-135M in float32.
+        shape: small: SmolLM2-135M in float32; another: random weights of that shape in bfloat16.
         rounds: fresh processes of the two main sides; the others run once.
+        steps: of a process; the first is not timed.
         compared: prompts in the comparison of losses and gradients.
+        sides: which run at all.
     """
 
     completion_tokens: int
     ours: str = "ours"
-    on_gpu: bool = False
+    shape: str = "small"
     rounds: int = 3
+    steps: int = 2
     compared: int = 4
     prompts: int = 4
     prompt_tokens: int = 150
     group: int = 8
+    sides: tuple[str, ...] = SIDES
 
 
+_RANDOM: dict[str, Any] = {"rounds": 1, "sides": _IN_WHOLE}
 SETTINGS = {
     "short": Setting(16),
     "long": Setting(96, ours="ours_checkpointing", rounds=2, compared=1),
-    "gpu-short": Setting(16, on_gpu=True),
-    "gpu-long": Setting(256, ours="ours_checkpointing", on_gpu=True),
+    "gpu-short": Setting(16, shape="full", steps=4, **_RANDOM),
+    "gpu-long": Setting(256, ours="ours_checkpointing", shape="full", steps=3, **_RANDOM),
+    "gpu-wide": Setting(
+        *(128, "ours_checkpointing", "full"),
+        rounds=1,
+        steps=3,
+        prompts=8,
+        group=16,
+        sides=("ours_checkpointing", "trl"),
+    ),
+    "tiny": Setting(6, shape="tiny", steps=3, **_RANDOM),
 }
-#: `trl` is as it comes, with gradient checkpointing; `ours_in_parts` makes the same update from one
-#: prompt at a time.
-SIDES = ("ours", "ours_checkpointing", "ours_in_parts", "trl", "trl_without_checkpointing")
 WORDS = "well the rain came down on old roofs while people in the house spoke of a long quiet day "
 
 
 def language_model(setting: Setting) -> tuple[Any, Any]:
     """The language model and its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from affectgpt_r1.model.profiles import NANO_FOLDER
     from affectgpt_r1.model.weights import SMOLLM2, load_language_model
 
-    if not setting.on_gpu:
+    if setting.shape == "small":
         model = load_language_model(SMOLLM2, profile="small")
         return model, AutoTokenizer.from_pretrained(model.name_or_path)
     # No weights can be fetched: any words will do.
     tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
-    config = Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
+    config = qwen_config(SHAPES[setting.shape], tokenizer)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), tokenizer
+
+
+def qwen_config(shape: Shape, tokenizer: Any) -> Any:
+    """Qwen2.5's configuration of a shape, with a tokenizer of fewer entries."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_heads,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(0)
-    with torch.device("cuda"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16), tokenizer
 
 
 def text_of_length(length: Callable[[str], int], count: int) -> str:
@@ -212,7 +257,7 @@ def case_of(setting: Setting, tokenizer: Any, ragged: bool) -> Any:
 
 
 def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
-    """One whole step, then scoring alone, in this process."""
+    """Whole steps, then scoring alone, in this process."""
     from affectgpt_r1.model.processing import AffectGPTProcessor
     from trl_pair import our_part, our_trainer, trl_inputs, trl_trainer
 
@@ -220,8 +265,8 @@ def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
     common: dict[str, Any] = {
         "group": setting.group,
         "longest": setting.completion_tokens,
-        "bf16": setting.on_gpu,
-        "steps": 2,
+        "bf16": setting.shape != "small",
+        "steps": setting.steps,
     }
     case = case_of(setting, tokenizer, ragged=False)
     ours = side.startswith("ours")
@@ -247,27 +292,50 @@ def child(side: str, setting: Setting, folder: Path) -> dict[str, float]:
     loaded = used_bytes()
     forget_peak()
     steps: list[tuple[float, int]] = []
+    rollouts: list[float] = []
     trainer.add_callback(step_clock(steps))
+    if not ours:
+        draw = trainer._generate_and_score_completions
+
+        def drawn(*given: Any) -> Any:
+            found: list[Any] = []
+            rollouts.append(timed(lambda: found.append(draw(*given))))
+            return found[0]
+
+        trainer._generate_and_score_completions = drawn
     trainer.train()
-    figures = {"step_s": steps[1][0], "peak_bytes": float(steps[1][1] - loaded)}
+    figures = {
+        "step_s": statistics.median(seconds for seconds, _ in steps[1:]),
+        "loaded_bytes": float(loaded),
+        "peak_bytes": float(max(peak for _, peak in steps[1:]) - loaded),
+    }
     if ours:
-        row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
-        figures |= {name: row[name] for name in ("rollout_time_s", "reward_time_s")}
-        figures["completion_tokens"] = row["completion_tokens"]
-        if row["frac_reward_zero_std"]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines][1:]
+        for name in ("rollout_time_s", "reward_time_s", "completion_tokens", "sampler_drift"):
+            figures[name] = statistics.median(row[name] for row in rows)
+        if any(row["frac_reward_zero_std"] for row in rows):
             raise SystemExit("a group did not vary: ours would have had less to do")
         part = our_part(trainer, case)
-        figures["score_s"] = timed(
-            lambda: trainer.compute_loss(trainer.affect_model.train(), {"part": part}).backward()
-        )
-        return figures
-    name = "completions/mean_length"
-    figures["completion_tokens"] = [r[name] for r in trainer.state.log_history if name in r][-1]
-    inputs = trl_inputs(case, tokenizer.pad_token_id, trainer.args.device)
-    figures["score_s"] = timed(
-        lambda: trainer._compute_loss(trainer.model.train(), inputs).backward()
-    )
-    return figures
+        model = trainer.affect_model.train()
+
+        def loss() -> Any:
+            return trainer.compute_loss(model, part)
+    else:
+        figures["rollout_time_s"] = statistics.median(rollouts[1:])
+        name = "completions/mean_length"
+        figures["completion_tokens"] = [r[name] for r in trainer.state.log_history if name in r][-1]
+        inputs = trl_inputs(case, tokenizer.pad_token_id, trainer.args.device)
+        model = trainer.model.train()
+
+        def loss() -> Any:
+            return trainer._compute_loss(model, inputs)
+
+    scores = []
+    for _ in range(setting.steps - 1):
+        model.zero_grad()
+        scores.append(timed(lambda: loss().backward()))
+    return figures | {"score_s": statistics.median(scores)}
 
 
 def equal(side: str, setting: Setting, folder: Path) -> dict[str, float]:
@@ -311,11 +379,7 @@ def differences(folder: Path) -> dict[str, tuple[float, float]]:
 
 def forward_flops(setting: Setting, *, shared: bool) -> float:
     """Floating-point operations of one forward pass: layers, attention and head."""
-    hidden, inner, layers, heads, key_heads, width, vocabulary = (
-        (3584, 18944, 28, 28, 4, 128, 152064)
-        if setting.on_gpu
-        else (576, 1536, 30, 9, 3, 64, 49152)
-    )
+    hidden, inner, layers, heads, key_heads, width, vocabulary = SHAPES[setting.shape]
     b, p = setting.prompts, setting.prompt_tokens
     g, t = setting.group, setting.completion_tokens
     a_token = 2 * (2 * hidden * heads * width + 2 * hidden * key_heads * width + 3 * hidden * inner)
@@ -348,108 +412,158 @@ def matmul_peak() -> float:
     return 2 * size**3 / min(timed(lambda: one @ two) for _ in range(5))
 
 
-def run_child(task: str, side: str, name: str, folder: Path) -> dict[str, float]:
-    """Run one side in a process of its own."""
+def run_child(
+    task: str, side: str, name: str, folder: Path, limit_s: float = inf
+) -> dict[str, Any]:
+    """Run one side in a process of its own: its figures, or `failed` and why."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--setting", name, "--task", task, "--side", side]
-    done = subprocess.run(
-        [*command, "--folder", str(folder)],
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [*command, "--folder", str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=None if isinf(limit_s) else limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took longer than {limit_s:.0f} s"}
     if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{side} failed:\n{done.stderr[-3000:]}", file=sys.stderr)
+        return {"failed": " ".join(done.stderr.splitlines()[-1:]) or f"exit {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def measure(name: str) -> dict[str, Any]:
-    """All sides in turn: medians, times as opponent over ours, memory as ours over opponent."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, the GPU's or the machine's."""
+    import torch
+
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
+def measure(
+    name: str,
+    rounds: int | None = None,
+    limit_s: float = inf,
+    budget_s: float = inf,
+) -> dict[str, Any]:
+    """All sides in turn: medians, times as opponent over ours, memory as ours over opponent.
+
+    Args:
+        name: of the setting.
+        rounds: in place of the setting's.
+        limit_s: of one process.
+        budget_s: of all of them.
+    """
     setting = SETTINGS[name]
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    rounds = setting.rounds if rounds is None else rounds
+    ends_s = time.monotonic() + budget_s
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in setting.sides}
+    rows: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for number in range(setting.rounds):
-            for side in SIDES if number == 0 else (setting.ours, "trl"):
+        for number in range(rounds):
+            for side in setting.sides if number == 0 else (setting.ours, "trl"):
                 folder = Path(temporary) / f"{side}-{number}"
-                runs[side].append(run_child("step", side, name, folder))
+                left_s = max(min(limit_s, ends_s - time.monotonic()), 0.0)
+                runs[side].append(run_child("step", side, name, folder, left_s))
                 print(f"round {number + 1}, {side}: {runs[side][-1]}", file=sys.stderr, flush=True)
-        rows: dict[str, tuple[float, float]] = {}
-        if not setting.on_gpu:
+        if setting.shape == "small":
             for side in ("ours", "trl"):
                 run_child("equal", side, name, Path(temporary) / "equal")
             rows = differences(Path(temporary) / "equal")
+    failed = {side: why for side, found in runs.items() for r in found if (why := r.get("failed"))}
     sides = {
         side: {key: statistics.median(r[key] for r in found) for key in found[0]}
         for side, found in runs.items()
+        if side not in failed
     }
-    ours, trl = sides[setting.ours], sides["trl"]
-    like = {
-        "with": (sides["ours_checkpointing"], trl),
-        "without": (sides["ours"], sides["trl_without_checkpointing"]),
-    }
-    theory = forward_flops(setting, shared=False) / forward_flops(setting, shared=True)
     peak = matmul_peak()
-    # The backward pass by the states is as much work as the forward pass; checkpointing does not
-    # count as work.
-    scored = 2 * forward_flops(setting, shared=True) / sides["ours"]["score_s"]
-    rows_a_step = setting.prompts * setting.group
+    theory = forward_flops(setting, shared=False) / forward_flops(setting, shared=True)
+    for side, row in sides.items():
+        # The backward pass by the states is as much work as the forward pass; checkpointing does
+        # not count as work.
+        flops = 2 * forward_flops(setting, shared=side.startswith("ours"))
+        row["matmul_share"] = flops / row["score_s"] / peak
+        tokens = setting.prompts * setting.group * row["completion_tokens"]
+        row["tokens_per_s"] = tokens / row["step_s"]
     return {
         "setting": name,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "rounds": setting.rounds,
+        "machine": machine(),
+        "rounds": rounds,
+        "steps_timed": setting.steps - 1,
         "ours": setting.ours,
-        "step_ratio": trl["step_s"] / ours["step_s"],
+        **ratios(sides, setting.ours, "trl"),
         "step_ratios": [
             other["step_s"] / own["step_s"]
             for own, other in zip(runs[setting.ours], runs["trl"], strict=True)
+            if "failed" not in own | other
         ],
-        "score_ratio": trl["score_s"] / ours["score_s"],
         "theory_ratio": theory,
-        "memory_ratio": ours["peak_bytes"] / trl["peak_bytes"],
         "like_to_like": {
-            f"{name} checkpointing": {
-                "step_ratio": other["step_s"] / own["step_s"],
-                "score_ratio": other["score_s"] / own["score_s"],
-                "memory_ratio": own["peak_bytes"] / other["peak_bytes"],
-            }
-            for name, (own, other) in like.items()
+            "with checkpointing": ratios(sides, "ours_checkpointing", "trl"),
+            "without checkpointing": ratios(sides, "ours", "trl_without_checkpointing"),
         },
-        "reward_share": ours["reward_time_s"] / ours["step_s"],
-        "matmul_share": scored / peak,
+        "reward_share": (
+            sides[setting.ours]["reward_time_s"] / sides[setting.ours]["step_s"]
+            if setting.ours in sides
+            else None
+        ),
         "matmul_peak_gflops": peak / 1e9,
-        "tokens_per_s": {
-            side: rows_a_step * sides[side]["completion_tokens"] / sides[side]["step_s"]
-            for side in SIDES
-        },
         "loss_rel_diff": max((loss for loss, _ in rows.values()), default=None),
         "grad_rel_diff": max((gradient for _, gradient in rows.values()), default=None),
         "differences": rows,
         "sides": sides,
+        "failed": failed,
     }
+
+
+def ratios(sides: Mapping[str, dict[str, float]], own: str, other: str) -> dict[str, float | None]:
+    """Times as opponent over ours, memory as ours over opponent; None where a side has failed."""
+    both = own in sides and other in sides
+    return {
+        "step_ratio": sides[other]["step_s"] / sides[own]["step_s"] if both else None,
+        "score_ratio": sides[other]["score_s"] / sides[own]["score_s"] if both else None,
+        "memory_ratio": sides[own]["peak_bytes"] / sides[other]["peak_bytes"] if both else None,
+    }
+
+
+def machine() -> str:
+    """What the figures are of."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
 
 
 def show(found: dict[str, Any]) -> None:
     """Print the figures for people."""
-    print(f"GRPO step, setting {found['setting']}, {found['rounds']} rounds, {found['machine']}")
+    print(
+        f"GRPO step, setting {found['setting']}, {found['rounds']} rounds of "
+        f"{found['steps_timed']} timed steps, {found['machine']}"
+    )
     for side, row in found["sides"].items():
         print(
-            f"  {side:27} step {row['step_s']:7.2f} s   scoring {row['score_s']:7.2f} s   "
-            f"peak {row['peak_bytes'] / 1e9:6.2f} GB   {row['completion_tokens']:.1f} tokens"
+            f"  {side:25} step {row['step_s']:7.2f} s  rollout {row['rollout_time_s']:7.2f}  "
+            f"scoring {row['score_s']:7.2f}  {row['tokens_per_s']:7.0f} tokens/s  "
+            f"MFU {row['matmul_share']:4.0%}  peak {row['peak_bytes'] / 1e9:6.2f} GB over "
+            f"{row['loaded_bytes'] / 1e9:.2f}  {row['completion_tokens']:.1f} tokens"
+            + (f"  drift {row['sampler_drift']:.1e}" if "sampler_drift" in row else "")
         )
+    for side, why in found["failed"].items():
+        print(f"  {side:25} {why}")
     for key in (
-        "step_ratio",
-        "score_ratio",
-        "theory_ratio",
-        "memory_ratio",
-        "reward_share",
-        "matmul_share",
-        "loss_rel_diff",
-        "grad_rel_diff",
+        *("step_ratio", "score_ratio", "theory_ratio", "memory_ratio", "reward_share"),
+        *("matmul_peak_gflops", "loss_rel_diff", "grad_rel_diff"),
     ):
-        value = found[key]
-        print(f"  {key:16} {'not run' if value is None else f'{value:.3g}'}")
-    for name, ratios in found["like_to_like"].items():
-        print(f"  {name}: " + ", ".join(f"{key} {value:.3g}" for key, value in ratios.items()))
+        print(f"  {key:18} {figure(found[key])}")
+    for name, both in found["like_to_like"].items():
+        print(f"  {name}: " + ", ".join(f"{key} {figure(value)}" for key, value in both.items()))
+
+
+def figure(value: float | None) -> str:
+    """Three digits, where there is a value."""
+    return "not run" if value is None else f"{value:.3g}"
 
 
 def main() -> None:
@@ -457,16 +571,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--setting", choices=SETTINGS, default="short")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="a file that gets the JSON object too")
+    parser.add_argument("--rounds", type=int, help="processes of the two main sides")
+    parser.add_argument("--limit", type=float, default=inf, help="seconds of a process at most")
+    parser.add_argument("--budget", type=float, default=inf, help="seconds of all of them")
     parser.add_argument("--task", choices=("all", "step", "equal"), default="all")
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
+    setting = SETTINGS[chosen.setting]
     if chosen.task == "all":
-        found = measure(chosen.setting)
+        found = measure(chosen.setting, chosen.rounds, chosen.limit, chosen.budget)
+        if chosen.out:
+            chosen.out.write_text(json.dumps(found))
         print(json.dumps(found)) if chosen.json else show(found)
         return
     work = child if chosen.task == "step" else equal
-    print(json.dumps(work(chosen.side, SETTINGS[chosen.setting], chosen.folder)))
+    figures: dict[str, Any]
+    try:
+        figures = work(chosen.side, setting, chosen.folder)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        figures = {"failed": f"out of memory ({' '.join(str(error).split())[:100]})"}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward
-from affectgpt_r1.training.grpo import GrpoTrainer, MicroBatch, Rollout
+from affectgpt_r1.training.grpo import GrpoTrainer, Rollout
 
 LOSSES = ("grpo", "dapo", "dr_grpo")
 RANK, ALPHA, WIDTH = 16, 32, 8
@@ -149,6 +149,7 @@ def policy(language_model: Any) -> AffectGPTForConditionalGeneration:
     model = AffectGPTForConditionalGeneration.create(
         AffectGPTConfig(
             text_config=deepcopy(language_model.config),
+            language_model="given",  # so that checkpoints leave its weights out
             visual_width=WIDTH,
             audio_width=WIDTH,
             lora_rank=RANK,
@@ -161,6 +162,11 @@ def policy(language_model: Any) -> AffectGPTForConditionalGeneration:
     nn.Module.to(model, language_model.dtype)
     fill_adapter(model)
     return model
+
+
+def features(visual: Any, audio: Any) -> Features:
+    """A clip's features, eight steps of each."""
+    return Features(visual, audio, True, True, frozenset(), key="0" * 64)
 
 
 def our_trainer(
@@ -183,17 +189,7 @@ def our_trainer(
     model = policy(language_model)
     made = clips or [Clip(id="none", labels=("happy",))]
     rng = np.random.default_rng(0)
-    found = [
-        Features(
-            visual=rng.normal(size=(8, WIDTH)).astype(np.float32),
-            audio=rng.normal(size=(8, WIDTH)).astype(np.float32),
-            has_visual=True,
-            has_audio=True,
-            flags=frozenset(),
-            key="0" * 64,
-        )
-        for _ in made
-    ]
+    found = [features(*rng.normal(size=(2, 8, WIDTH)).astype(np.float32)) for _ in made]
     recipe = GrpoRecipe.model_validate(
         {
             "profile": "nano",
@@ -298,23 +294,29 @@ def text_batch(prompts: list[list[int]]) -> dict[str, Tensor]:
     return batch
 
 
-def our_part(trainer: GrpoTrainer, case: Case) -> MicroBatch:
-    """The case as a part of our trainer's update."""
+def our_part(trainer: GrpoTrainer, case: Case) -> dict[str, list[Rollout]]:
+    """The case as a part of our trainer's update, whose prompts are its own."""
+    silence = features(*np.zeros((2, 8, WIDTH), dtype=np.float32))
     rollouts = [
         Rollout(
             Clip(id=str(b), labels=("happy",)),
-            tuple(Sample(tuple(ids), (0.0,) * len(ids), True) for ids in group),
+            silence,
+            [Sample(tuple(ids), (0.0,) * len(ids), True) for ids in group],
             (),
             (),
+            advantages,
         )
-        for b, group in enumerate(case.completions)
+        for b, (group, advantages) in enumerate(
+            zip(case.completions, case.advantages.tolist(), strict=True)
+        )
     ]
     device = trainer.args.device
     batch = {name: tensor.to(device) for name, tensor in text_batch(case.prompts).items()}
+    trainer._prompts = lambda examples: batch  # type: ignore[method-assign]
     lengths = [len(ids) for group in case.completions for ids in group]
-    part = MicroBatch(rollouts, batch, case.advantages)
-    trainer.parts, trainer.counts = [part], (float(len(lengths)), float(sum(lengths)))
-    return part
+    trainer.counts = float(len(lengths)), float(sum(lengths))
+    trainer.current_gradient_accumulation_steps = 1
+    return {"rollouts": rollouts}
 
 
 def our_outcome(trainer: GrpoTrainer, case: Case) -> Outcome:
@@ -324,10 +326,12 @@ def our_outcome(trainer: GrpoTrainer, case: Case) -> Outcome:
     model.train()
     if case.drift:
         with torch.no_grad():
-            present, _ = trainer._score(model, part)
-        part.old = present + case.off(present.cpu()).to(present)
+            now, present = trainer._score(model, part["rollouts"])
+        old = now + case.off(now.cpu()).to(now)
+        for rollout, row, own in zip(part["rollouts"], old, present, strict=True):
+            rollout.old = row[own]
     model.zero_grad()
-    loss = trainer.compute_loss(model, {"part": part})
+    loss = trainer.compute_loss(model, part)
     loss.backward()
     return Outcome(float(loss.detach()), gradient(model))
 
@@ -369,12 +373,13 @@ def trl_logprobs(trainer: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 def trl_outcome(trainer: Any, case: Case, pad: int) -> Outcome:
     """Loss and gradient of TRL's own GRPO loss."""
-    inputs = trl_inputs(case, pad)
+    inputs = trl_inputs(case, pad, trainer.args.device)
     trainer.model.train()
     if case.drift:
         present = trl_logprobs(trainer, inputs)
         shape = (*case.advantages.shape, present.shape[-1])
-        inputs["old_per_token_logps"] = present + case.off(present.view(shape)).view(present.shape)
+        off = case.off(present.view(shape)).view(present.shape)
+        inputs["old_per_token_logps"] = present + off.to(present.device)
     if trainer.beta:
         with trainer.model.disable_adapter():
             inputs["ref_per_token_logps"] = trl_logprobs(trainer, inputs)

@@ -149,7 +149,7 @@ def test_modality_tokens_start_near_the_norm_of_embeddings() -> None:
     visual = torch.stack([torch.from_numpy(f.visual) for _, f in pairs])
     audio = torch.stack([torch.from_numpy(f.audio) for _, f in pairs])
     norms = model.fusion(visual, audio).norm(dim=-1).mean(dim=0)  # (3,)
-    embedding = model.get_input_embeddings().weight.norm(dim=-1).mean()
+    embedding = model.language_model.get_input_embeddings().weight.norm(dim=-1).mean()
     assert ((norms / embedding) > 0.1).all()
     assert ((norms / embedding) < 10).all()
 

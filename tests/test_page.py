@@ -209,7 +209,7 @@ def test_the_documents_pictures(browser: Browser, tmp_path: Path) -> None:
 
 
 def shoot(page: Page, path: Path, clip: dict[str, float] | None = None) -> None:
-    """A picture of 64 colours: a fifth of the bytes, and nobody sees it."""
+    """A picture of 160 colours: a third of the bytes, and nobody sees it."""
     page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
-    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(160).save(path, optimize=True)
     page.close()

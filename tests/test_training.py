@@ -140,7 +140,7 @@ def test_alignment_finds_what_the_features_tell_and_nothing_in_noise() -> None:
     explained = align_projectors(model, processor, data)
     assert explained["visual"] > 0.9
     assert explained["audio"] < 0.1
-    table = model.get_input_embeddings().weight
+    table = model.language_model.get_input_embeddings().weight
     means = torch.stack([table[processor.word_ids(word)].mean(dim=0) for word in WORDS])
     for index in range(8):
         unseen = torch.from_numpy(features(1000 + index, index % 4).visual)[None]

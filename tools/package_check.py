@@ -22,9 +22,9 @@ WHEEL_MB, IMPORT_S = 1.0, 0.2
 PARTS = (
     "affectgpt_r1/py.typed",
     "affectgpt_r1/evaluation/templates/report.html",
+    "affectgpt_r1/serve/static/page.js",
     "affectgpt_r1/model/nano/tokenizer.json",
-    "affectgpt_r1/emotion/data/wheels.yaml",
-    "affectgpt_r1/emotion/data/thesaurus.txt",
+    "affectgpt_r1/emotion/data/builtin.json",
     "affectgpt_r1/datasets/published.yaml",
     "affectgpt_r1/perception/data/speech-signal.json",
     "affectgpt_r1_demo/lines.jsonl",

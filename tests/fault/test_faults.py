@@ -21,9 +21,11 @@ import torch
 from affectgpt_r1.config import ColdStartRecipe
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import CheckpointError, InputError, ModelFolderError, TrainingError
+from affectgpt_r1.model.sampling import Sample
+from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.checkpoints import best, fault, newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
-from affectgpt_r1.training.grpo import GrpoTrainer
+from affectgpt_r1.training.grpo import GrpoTrainer, Rollout
 from affectgpt_r1.training.monitor import alarms
 from affectgpt_r1.training.replay import replay
 from affectgpt_r1.training.run import _run
@@ -75,18 +77,45 @@ def test_a_later_update_on_the_same_completions_is_replayed_with_them(tmp_path: 
 
     def spoilt(model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
         if trainer.state.global_step == 1:
-            inputs["part"].old[2, 0, 0] = -torch.inf  # as if the first update had ruled it out
+            inputs["rollouts"][2].old[0] = -torch.inf  # as if the first update had ruled it out
         return loss(model, inputs, *given, **named)
 
     trainer.compute_loss = spoilt  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="not finite at step 2"):
         _run(trainer)
     said = replay(tmp_path / "run/failed/step-000002")
-    part = trainer.update[0]["part"]
     assert said.step == 2
     assert said.error is not None
     assert said.error.endswith("is not finite at step 2")
-    assert said.clips == (part.rollouts[2].clip.id,)
+    assert said.clips == (trainer.update[0]["rollouts"][2].clip.id,)
+
+
+def test_clips_with_completions_of_other_lengths_are_replayed_alone(tmp_path: Path) -> None:
+    trainer = cast(Any, grpo_trainer(tmp_path / "run", examples(8), batch_size=4))
+    roll, loss = trainer._rollouts, trainer.compute_loss
+
+    def shorter(data: Examples, attempt: int) -> list[Rollout]:
+        rollouts: list[Rollout] = roll(data, attempt)
+        for place, rollout in enumerate(rollouts):
+            longest = 4 + 2 * place
+            rollout.samples = [
+                Sample(drawn.ids[:longest], drawn.logprobs[:longest], finished=True)
+                for drawn in rollout.samples
+            ]
+            breakdowns = [RewardBreakdown(1.0, None, 1.0, float(g)) for g in range(4)]
+            rollout.rewards = breakdowns  # every group varies
+        return rollouts
+
+    def spoilt(model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
+        found = loss(model, inputs, *given, **named)
+        inputs["rollouts"][1].old[0] = -torch.inf
+        return found * torch.nan
+
+    trainer._rollouts, trainer.compute_loss = shorter, spoilt
+    with pytest.raises(TrainingError, match="not finite at step 1"):
+        _run(trainer)
+    ids = [rollout.clip.id for rollout in trainer.update[0]["rollouts"]]
+    assert replay(tmp_path / "run/failed/step-000001").clips == (ids[1],)
 
 
 def test_a_saved_update_holds_nothing_that_could_run(tmp_path: Path) -> None:
@@ -237,7 +266,7 @@ def test_a_run_that_is_asked_to_end_between_two_updates_on_the_same_completions_
         return grpo_trainer(folder, examples(8), batch_size=4, num_iterations=2, max_steps=6)
 
     asked = trainer(tmp_path / "run")
-    asked.progress = lambda step, *_: asked.ending.ask() if step == 2 else None
+    asked.progress = lambda step, *_: asked.ask_to_end() if step == 2 else None
     with pytest.raises(SystemExit) as ended:
         _run(asked)
     assert ended.value.code == 143

@@ -19,7 +19,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from affectgpt_r1.errors import ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
@@ -27,7 +26,7 @@ from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.sharding import is_sharded, spread_like, whole
 from affectgpt_r1.model.shared_prefix import share_prefixes
 from affectgpt_r1.model.weights import load_language_model, weights_digest
-from affectgpt_r1.perception.pretrained import load_weights, loading
+from affectgpt_r1.perception.pretrained import loading
 
 #: The seven linears of every layer that carry LoRA (MODEL.md, "LLM and prompt").
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -93,10 +92,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         model.fusion.initialise(float(norms.mean()), torch.Generator().manual_seed(seed))
         return model
 
-    def get_input_embeddings(self) -> Any:
-        """The language model's embedding table."""
-        return self.language_model.get_input_embeddings()
-
     def get_output_embeddings(self) -> Any:
         """The language model's head."""
         return self.language_model.get_output_embeddings()
@@ -123,15 +118,14 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Any = None,
         attention_mask: Tensor | None = None,
         modality: Tensor | None = None,
-        visual: Tensor | None = None,
-        audio: Tensor | None = None,
+        visual: Any = None,
+        audio: Any = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
-        labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         run: Callable[[Self], Any] | None = None,
         **kwargs: Any,
@@ -144,40 +138,29 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             modality, visual, audio: as in `embed`; not read once the prompt is in the cache.
             inputs_embeds: (B, L, H) instead of `input_ids`.
             position_ids, past_key_values: as in transformers.
-            labels: (B, L), -100 where no loss falls. Training does not come this way: there only
-                completions meet the head (`shared_prefix`).
             logits_to_keep: the last so many positions get logits; 0 means all.
             run: called with this model, and its result returned, instead of all the above: so
                 what scores and samples is a forward pass to whatever wraps the model.
-            **kwargs: the language model's.
+            **kwargs: the language model's, `labels` among them. Training does not come this way:
+                there only completions meet the head (`shared_prefix`).
 
         Returns:
-            loss (mean over labelled tokens), logits, cache.
+            What the language model does: loss (mean over labelled tokens), logits, cache.
         """
         if run is not None:
             return run(self)
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("give input_ids or inputs_embeds")
-            cached = past_key_values is not None and past_key_values.get_seq_length() > 0
-            if cached or modality is None or visual is None or audio is None:
-                inputs_embeds = self.get_input_embeddings()(input_ids)
-            else:
-                inputs_embeds = self.embed(input_ids, modality, visual, audio)
-        output = self.language_model.model(
-            inputs_embeds=inputs_embeds,
+        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if modality is not None and inputs_embeds is None and not cached:
+            input_ids, inputs_embeds = None, self.embed(input_ids, modality, visual, audio)
+        return self.language_model(
+            input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        hidden: Tensor = output.last_hidden_state  # (B, L, H)
-        head = self.language_model.lm_head
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = head(hidden[:, kept])
-        size = logits.shape[-1]
-        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=size)
-        return CausalLMOutputWithPast(loss, logits, output.past_key_values)
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
@@ -263,26 +246,19 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Raises:
             ModelFolderError: not a model folder of this project, incomplete, or damaged.
-            MissingFileError: the frozen language model it names is not on this machine.
+            MissingFileError: the frozen language model is not where it says, on this machine.
         """
         folder = Path(pretrained_model_name_or_path)
         config = read_config(folder)
-        language_model: Any
-        if _carries_language_model(config):
-            own = str((folder / _LANGUAGE_MODEL).parent)
-            with loading(folder, what="language model"):
-                language_model = load_weights(AutoModelForCausalLM, own, dtype=dtype)
-        else:
-            assert config.language_model is not None
-            language_model = load_language_model(
-                config.language_model, profile=config.profile, dtype=dtype
+        carried = _carries_language_model(config)
+        name = str((folder / _LANGUAGE_MODEL).parent) if carried else str(config.language_model)
+        language_model = load_language_model(name, profile=config.profile, dtype=dtype)
+        digest = weights_digest(language_model)
+        if not carried and config.language_model_digest not in ("", digest):
+            raise ModelFolderError(
+                f"{folder}: trained on other weights of {name!r} (digest "
+                f"{config.language_model_digest}, here {digest}): restore those weights"
             )
-            digest = weights_digest(language_model)
-            if config.language_model_digest not in ("", digest):
-                raise ModelFolderError(
-                    f"{folder}: trained on other weights of {config.language_model!r} (digest "
-                    f"{config.language_model_digest}, here {digest}): restore those weights"
-                )
         model = cls(config, language_model)
         model.load_trained(folder)
         nn.Module.to(model, dtype)
@@ -296,8 +272,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         with loading(folder, what="fusion and adapter"):
             for file, own in self._parts().items():
-                if file == _LANGUAGE_MODEL and self.config.lora_rank > 0:
-                    continue  # frozen: it came with the model
                 read = load_file(folder / file)
                 if {n: t.shape for n, t in read.items()} != {n: t.shape for n, t in own.items()}:
                     raise ValueError(f"{file} holds tensors of other names or shapes")

@@ -101,7 +101,7 @@ class AffectGPTProcessor(ProcessorMixin):
         """
         begins = (training or self.bos_at_inference) and self.tokenizer.bos_token_id is not None
         ids = [[self.tokenizer.bos_token_id] if begins else []]
-        ids += [self._ids(p.text) if isinstance(p, Text) else [self._pad_id] for p in pieces]
+        ids += [self._ids(p.text) if isinstance(p, Text) else [0] for p in pieces]
         marks = [0, *(0 if isinstance(p, Text) else MODALITY_INDEX[p] for p in pieces)]
         surplus = max(sum(map(len, ids)) - self.max_prompt_tokens, 0)
         for place, piece in enumerate(pieces, start=1):
@@ -124,11 +124,6 @@ class AffectGPTProcessor(ProcessorMixin):
     def end_id(self) -> int:
         """The end-of-sequence token."""
         return int(self.tokenizer.eos_token_id)
-
-    @property
-    def _pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return self.end_id if pad is None else int(pad)
 
     def _ids(self, text: str) -> list[int]:
         # Text that looks like a special token is split, so that no subtitle can end the prompt.
@@ -154,7 +149,7 @@ class AffectGPTProcessor(ProcessorMixin):
         pad = partial(pad_sequence, batch_first=True, padding_side="left")
         ids = [torch.tensor(prompt.ids) for prompt in prompts]
         batch = {
-            "input_ids": pad(ids, padding_value=self._pad_id),
+            "input_ids": pad(ids),
             "attention_mask": pad([torch.ones_like(row) for row in ids]),
             "modality": pad([torch.tensor(prompt.modality) for prompt in prompts]),
             "visual": torch.stack([torch.from_numpy(f.visual) for f in features]),

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,15 +105,23 @@ def sample(
 def _continue(
     model: AffectGPTForConditionalGeneration,
     processor: AffectGPTProcessor,
-    batch: Mapping[str, Tensor],
+    batch: Mapping[str, Any],
     seeds: Sequence[int],
     settings: SamplingSettings,
 ) -> list[Sample]:
     """Compute the prompts once, then a token a row at a time."""
-    head, group = model.get_output_embeddings(), len(seeds) // len(batch["input_ids"])
-    hidden, positions, prefix = _prefill(model, batch, group)
-    logits = head(hidden).repeat_interleave(group, 0)  # (B * G, V)
-    position = positions.repeat_interleave(group, 0)  # (B * G, 1)
+    attention, group = batch["attention_mask"], len(seeds) // len(batch["input_ids"])  # (B, P)
+    positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    output = model.forward(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
+    slots = torch.arange(len(seeds), device=attention.device)
+    prompts = slots // group  # each row's, of R = B * G
+    prefix = Decoding(
+        prompts=output.past_key_values.layers,
+        bias=torch.where(attention == 0, -torch.inf, 0.0)[prompts, None, None],
+        slots=slots,
+        group=group,
+    )
+    logits, position = output.logits[prompts, -1], positions[prompts, -1:]  # (R, V), (R, 1)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     ids: list[list[int]] = [[] for _ in seeds]
     logprobs: list[list[float]] = [[] for _ in seeds]
@@ -138,40 +147,11 @@ def _continue(
             prefix = prefix.of(index)
             rows = [rows[place] for place in going]
         position = position + 1
-        output = model.language_model.model(
-            inputs_embeds=model.get_input_embeddings()(tokens[:, None]),
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            shared=prefix,
+        output = model.forward(
+            tokens[:, None], position_ids=position, past_key_values=cache, shared=prefix
         )
-        logits = head(output.last_hidden_state[:, -1])
+        logits = output.logits[:, -1]
     return [Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)]
-
-
-def _prefill(
-    model: AffectGPTForConditionalGeneration, batch: Mapping[str, Tensor], group: int
-) -> tuple[Tensor, Tensor, Decoding]:
-    """The prompts' last hidden states (B, H), last positions (B, 1), and what G rows share."""
-    attention = batch["attention_mask"]  # (B, P)
-    positions = (attention.cumsum(-1) - 1).clamp(min=0)
-    prompts = model.embed(batch["input_ids"], batch["modality"], batch["visual"], batch["audio"])
-    output = model.language_model.model(
-        inputs_embeds=prompts,
-        attention_mask=attention,
-        position_ids=positions,
-        past_key_values=DynamicCache(),
-        use_cache=True,
-    )
-    hidden: Tensor = output.last_hidden_state[:, -1]
-    bias = torch.zeros_like(attention, dtype=hidden.dtype).masked_fill(attention == 0, -torch.inf)
-    prefix = Decoding(
-        prompts=output.past_key_values.layers,
-        bias=bias[:, None, None].repeat_interleave(group, 0),
-        slots=torch.arange(len(attention) * group, device=hidden.device),
-        group=group,
-    )
-    return hidden, positions[:, -1:], prefix
 
 
 def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:

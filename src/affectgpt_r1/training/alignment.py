@@ -33,7 +33,7 @@ def align_projectors(
         For each modality the share of the targets' variance that is explained on clips left out
         one by one.
     """
-    table = model.get_input_embeddings().weight.double()
+    table = model.language_model.get_input_embeddings().weight.double()
 
     def embedded(words: Sequence[str]) -> Tensor:
         return torch.stack([table[processor.word_ids(w)].mean(dim=0) for w in words]).mean(dim=0)

@@ -8,8 +8,9 @@ their own.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -25,49 +26,36 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import append_row
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
-from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
 from affectgpt_r1.model.sharding import is_sharded
 from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
 from affectgpt_r1.rewards.perception import Judge
-from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
+from affectgpt_r1.training.trainer import Examples, RunTrainer
 
 #: Below this spread a group counts as equal; TRL's epsilon in the division is the same.
 EPSILON = 1e-4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rollout:
-    """One clip's group: what was sampled, read and rewarded.
+    """One clip's group: what was sampled, read and rewarded, kept for all updates made on it.
 
     Attributes:
-        clip: whose prompt it was.
+        clip, features: whose prompt it was.
         samples, completions, rewards: G of each.
+        advantages: G of them.
+        old: (n,) log-probabilities of all its tokens at the first update; None before it.
+        reference: the same with the adapter off, where a KL term asks for them.
     """
 
     clip: Clip
-    samples: tuple[Sample, ...]
-    completions: tuple[Completion, ...]
-    rewards: tuple[RewardBreakdown, ...]
-
-
-@dataclass(slots=True)
-class MicroBatch:
-    """A micro-batch of rollouts, kept for all the updates that are made on it.
-
-    Attributes:
-        rollouts: B groups.
-        batch: their prompts, as for sampling: (B, P).
-        advantages: (B, G).
-        old: (B, G, T) log-probabilities at the first update; None before it.
-        reference: (B, G, T) log-probabilities with the adapter off, where a KL term asks for them.
-    """
-
-    rollouts: list[Rollout]
-    batch: dict[str, Tensor]
-    advantages: Tensor
+    features: Features
+    samples: Sequence[Sample]
+    completions: Sequence[Completion]
+    rewards: Sequence[RewardBreakdown] = ()
+    advantages: Sequence[float] = ()
     old: Tensor | None = None
     reference: Tensor | None = None
 
@@ -76,36 +64,22 @@ class GrpoTrainer(RunTrainer):
     """Samples, rewards and updates.
 
     Args:
-        model, processor, examples: as in `RunTrainer`; every clip has labels.
-        recipe: rollouts, rewards, loss, optimizer, run.
+        *given, **settings: as in `RunTrainer`; every clip has labels.
         lexicon: the reward's words to classes.
-        progress: told of each update.
         judge: for the perception reward.
-        held_out: as in `RunTrainer`.
     """
 
     recipe: GrpoRecipe
 
     def __init__(
-        self,
-        model: AffectGPTForConditionalGeneration,
-        processor: AffectGPTProcessor,
-        examples: Examples,
-        *,
-        recipe: GrpoRecipe,
-        lexicon: Lexicon,
-        progress: Progress,
-        judge: Judge | None = None,
-        held_out: Callable[[], float] | None = None,
+        self, *given: Any, lexicon: Lexicon, judge: Judge | None = None, **settings: Any
     ) -> None:
-        super().__init__(
-            model, processor, examples, recipe=recipe, progress=progress, held_out=held_out
-        )
+        super().__init__(*given, **settings)
         self.lexicon, self.judge = lexicon, judge
-        self.rule = RewardRule.of(recipe.rewards, recipe.mode)
-        self.parts: list[MicroBatch] = []
+        self.rule = RewardRule.of(self.recipe.rewards, self.recipe.mode)
+        self.parts: list[dict[str, Any]] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
-        for module in model.modules():
+        for module in self.affect_model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # else sampler and loss would be two different policies
 
@@ -121,20 +95,17 @@ class GrpoTrainer(RunTrainer):
         """One update's micro-batches: rolled out together, and again at each `num_iterations`."""
         batches, _ = super().get_batch_samples(*given, **settings)
         if self.state.global_step % self.recipe.num_iterations == 0:
-            self.roll_out([batch["examples"] for batch in batches])
-        self.update = [{"part": part} for part in self.parts]
+            self.parts = self.roll_out([one for batch in batches for one in batch["examples"]])
+        self.update = self.parts
         return self.update, None
 
-    def roll_out(self, groups: Sequence[Sequence[tuple[Clip, Features]]]) -> None:
+    def roll_out(self, examples: Examples) -> list[dict[str, Any]]:
         """Sample, reward and normalise the clips of an update, and set them out as its parts."""
-        examples = [example for group in groups for example in group]
         began_s = time.monotonic()
         rollouts = self._rollouts(examples, 0)
-        drawn = logprob_sum(rollouts)
-        scale = self.recipe.scale_rewards
+        seen, scale = [*rollouts], self.recipe.scale_rewards
         advantages, varied = group_advantages(totals_of(rollouts), scale)
         self._report(rollouts, varied)
-        resampled = 0
         for again in range(1, self.recipe.rollout.max_resamples + 1):
             equal = np.flatnonzero(~varied)
             if not len(equal):
@@ -144,104 +115,82 @@ class GrpoTrainer(RunTrainer):
             others = draw.sample(self.examples, min(len(equal), len(self.examples)))
             self.update.append({"examples": others})  # kept if a figure is no number
             redrawn = self._rollouts(others, again)
-            drawn += logprob_sum(redrawn)
-            instead = zip(equal, others, redrawn, strict=False)
-            for place, example, rollout in instead:
-                examples[place], rollouts[place] = example, rollout
+            seen += redrawn
+            for place, rollout in zip(equal, redrawn, strict=False):
+                rollouts[place] = rollout
             advantages, varied = group_advantages(totals_of(rollouts), scale)
-            resampled += len(others)
-        rollout_time_s = time.monotonic() - began_s
-        self.record({"rollout_time_s": rollout_time_s, "resampled": float(resampled)})
-        lengths = [self._length(s) for rollout in rollouts for s in rollout.samples]
-        sums = [float(len(lengths)), float(sum(lengths)), drawn]
+        self.record({"rollout_time_s": time.monotonic() - began_s})
+        self.record({"resampled": float(len(seen) - len(rollouts))})
+        samples, masked = samples_of(rollouts), self.recipe.mask_truncated_completions
+        tokens = sum(len(s.ids) for s in samples if s.finished or not masked)
+        drawn = sum(p for s in samples_of(seen) for p in s.logprobs)  # no number where one is none
+        sums = [float(len(samples)), float(tokens), drawn]
         totals = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), "mean")
         self.check_finite(log_probability=totals)
-        completions, tokens, _ = totals.tolist()
         self._keep(rollouts)
-        self.counts = completions, max(tokens, 1.0)
-        self.parts, start = [], 0
-        all_count = self.recipe.beta or is_sharded(self.affect_model)
-        for group in groups:
-            # Groups without variance teach nothing, unless a KL term holds them too; but the parts
-            # of a sharded model must run in step.
-            kept = [i for i in range(start, start + len(group)) if varied[i] or all_count]
-            start += len(group)
-            batch = self._prompts([examples[i] for i in kept]) if kept else {}
-            self.parts.append(
-                MicroBatch([rollouts[i] for i in kept], batch, torch.from_numpy(advantages[kept]))
-            )
+        self.counts = float(totals[0]), max(float(totals[1]), 1.0)
+        for rollout, row in zip(rollouts, advantages.tolist(), strict=True):
+            rollout.advantages = row
+        # Groups without variance teach nothing, unless a KL term holds them too; but the parts of a
+        # sharded model must run in step.
+        kept = varied | bool(self.recipe.beta or is_sharded(self.affect_model))
+        size = self.args.train_batch_size
+        return [
+            {"rollouts": list(compress(rollouts[i : i + size], kept[i : i + size]))}
+            for i in range(0, len(rollouts), size)
+        ]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """One part's share of the update's loss."""
-        part: MicroBatch = inputs["part"]
-        if not part.rollouts:
+        if "examples" in inputs:  # an update that ended in its rollouts, replayed
+            parts = self.roll_out(inputs["examples"])
+            return torch.stack([self.compute_loss(model, part) for part in parts]).sum()
+        rollouts: list[Rollout] = inputs["rollouts"]
+        if not rollouts:
             return model(run=_nothing)
         recipe = self.recipe
-        if recipe.beta and part.reference is None:
+        if recipe.beta and rollouts[0].reference is None:
             with torch.no_grad(), self.affect_model.adapter_off():
-                part.reference = self._score(model, part)[0]
-        logprobs, present = self._score(model, part)
-        if part.old is None:
-            part.old = logprobs.detach()
+                scored = self._score(model, rollouts)
+            for rollout, row, own in zip(rollouts, *scored, strict=True):
+                rollout.reference = row[own]
+        logprobs, present = self._score(model, rollouts)
+        if rollouts[0].old is None:
+            for rollout, row, own in zip(rollouts, logprobs.detach(), present, strict=True):
+                rollout.old = row[own]
             # How far the sampler's lie from the loss's: they are one policy.
-            sampled = [p for rollout in part.rollouts for s in rollout.samples for p in s.logprobs]
-            drift = torch.tensor(sampled, dtype=torch.float64) - part.old[present].cpu()
+            sampled = [p for s in samples_of(rollouts) for p in s.logprobs]
+            drift = torch.tensor(sampled, dtype=torch.float64) - logprobs.detach()[present].cpu()
             self.record({"sampler_drift": float(drift.abs().max())})
+        counted = present
         if recipe.mask_truncated_completions:
-            finished = [[s.finished for s in rollout.samples] for rollout in part.rollouts]
-            present = present & torch.tensor(finished, device=present.device)[..., None]
-        ratio = torch.exp(logprobs - part.old)  # (B, G, T)
+            finished = [[s.finished for s in rollout.samples] for rollout in rollouts]
+            counted = present & torch.tensor(finished, device=present.device)[..., None]
+        ratio = torch.exp(logprobs - _padded([r.old for r in rollouts], present))  # (B, G, T)
         high = recipe.epsilon if recipe.epsilon_high is None else recipe.epsilon_high
         clipped = ratio.clamp(1 - recipe.epsilon, 1 + high)
-        weights = part.advantages.to(logprobs)[..., None]  # (B, G, 1)
+        weights = logprobs.new_tensor([r.advantages for r in rollouts])[..., None]  # (B, G, 1)
         per_token = -torch.minimum(ratio * weights, clipped * weights)
         if recipe.num_iterations > 1:
-            lost = (ratio * weights > clipped * weights) & present
-            self.record({"clip_ratio": float(lost.sum() / present.sum().clamp(min=1))})
-        if part.reference is not None:
-            gap = part.reference - logprobs
+            lost = (ratio * weights > clipped * weights) & counted
+            self.record({"clip_ratio": float(lost.sum() / counted.sum().clamp(min=1))})
+        if recipe.beta:
+            gap = _padded([r.reference for r in rollouts], present) - logprobs
             divergence = torch.exp(gap) - gap - 1
             # Times the ratio, as in TRL since 1.16: else its gradient is not the divergence's.
             per_token = per_token + recipe.beta * ratio * divergence
-            mean = (divergence.detach() * present).sum() / present.sum().clamp(min=1)
+            mean = (divergence.detach() * counted).sum() / counted.sum().clamp(min=1)
             self.record({"kl": float(mean)})
-        loss = average(per_token, present, recipe, *self.counts)
-        return loss * len(self.parts)  # the Trainer divides by it
+        loss = average(per_token, counted, recipe, *self.counts)
+        return loss * self.current_gradient_accumulation_steps  # the Trainer divides by it
 
-    def again(self, model: torch.nn.Module, inputs: Any) -> Any:
-        """As `RunTrainer.again`; clips that could not be drawn from are drawn from anew."""
-        if "part" in inputs:
-            return super().again(model, inputs)
-        self.roll_out([inputs["examples"]])
-        return super().again(model, {"part": self.parts[0]})
-
-    def alone(self, inputs: Any) -> dict[str, Any]:
-        """As `RunTrainer.alone`, of a part too."""
-        if "part" not in inputs:
-            return super().alone(inputs)
-        part: MicroBatch = inputs["part"]
-
-        def cut(tensor: Tensor | None, place: int) -> Any:
-            return None if tensor is None else tensor[place : place + 1]
-
-        found = {}
-        for i, rollout in enumerate(part.rollouts):
-            batch = {name: cut(tensor, i) for name, tensor in part.batch.items()}
-            tensors = [cut(tensor, i) for tensor in (part.advantages, part.old, part.reference)]
-            found[rollout.clip.id] = {"part": MicroBatch([rollout], batch, *tensors)}
-        return found
-
-    def _score(self, model: Any, part: MicroBatch) -> tuple[Tensor, Tensor]:
-        ids = [[s.ids for s in rollout.samples] for rollout in part.rollouts]
+    def _score(self, model: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+        batch = self._prompts([(rollout.clip, rollout.features) for rollout in rollouts])
+        ids = [[s.ids for s in rollout.samples] for rollout in rollouts]
         temperature = self.recipe.rollout.temperature
-        return completion_logprobs(model, part.batch, ids, temperature=temperature)
-
-    def _length(self, sampled: Sample) -> int:
-        """Tokens of a completion that count in the loss."""
-        masked = self.recipe.mask_truncated_completions and not sampled.finished
-        return 0 if masked else len(sampled.ids)
+        return completion_logprobs(model, batch, ids, temperature=temperature)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.recipe.num_iterations == 1:
@@ -283,18 +232,16 @@ class GrpoTrainer(RunTrainer):
         )
         self.affect_model.train()
         began_s = time.monotonic()
-        said = [
-            [parse_completion(self.processor.text(s.ids), self.recipe.mode) for s in samples]
-            for samples in groups
-        ]
-        clips = [clip for clip, _ in examples]
-        asked = [(clip, [c.words for c in group]) for clip, group in zip(clips, said, strict=True)]
-        judged = self.judge(asked) if self.judge else [[None] * len(group) for group in said]
-        rewards = map(self.rewards, clips, said, judged)
-        rollouts = [
-            Rollout(clip, tuple(samples), tuple(completions), tuple(found))
-            for clip, samples, completions, found in zip(clips, groups, said, rewards, strict=True)
-        ]
+        rollouts = []
+        for example, samples in zip(examples, groups, strict=True):
+            texts = [self.processor.text(s.ids) for s in samples]
+            said = [parse_completion(text, self.recipe.mode) for text in texts]
+            rollouts.append(Rollout(*example, samples, said))
+        asked = [(r.clip, [c.words for c in r.completions]) for r in rollouts]
+        none: list[list[float | None]] = [[None] * len(draws) for _ in rollouts]
+        judged = self.judge(asked) if self.judge else none
+        for rollout, values in zip(rollouts, judged, strict=True):
+            rollout.rewards = self.rewards(rollout.clip, rollout.completions, values)
         self.record({"reward_time_s": time.monotonic() - began_s})
         return rollouts
 
@@ -304,7 +251,7 @@ class GrpoTrainer(RunTrainer):
         rewards = [r for rollout in rollouts for r in rollout.rewards]
         totals = totals_of(rollouts)
         words = [word for c in completions for word in c.words]
-        samples = [s for rollout in rollouts for s in rollout.samples]
+        samples = samples_of(rollouts)
         figures = {
             "reward": float(totals.mean()),
             "reward_std": float(totals.std(axis=1, ddof=1).mean()),
@@ -343,6 +290,12 @@ def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:
     return torch.stack([p.sum() for p in model.trained_state().values()]).sum() * 0.0
 
 
+def _padded(values: Sequence[Any], present: Tensor) -> Tensor:
+    """Rollouts' tokens at their places: (B, G, T)."""
+    flat = torch.cat([*values]).to(present.device)
+    return flat.new_zeros(present.shape).masked_scatter(present, flat)
+
+
 def group_advantages(
     rewards: NDArray[np.float64], scale: Literal["group", "batch", "none"] = "group"
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -367,9 +320,9 @@ def group_advantages(
     return centred * varied[:, None], varied
 
 
-def logprob_sum(rollouts: Sequence[Rollout]) -> float:
-    """The sum over all sampled tokens: no number where one of them is none."""
-    return sum(p for rollout in rollouts for s in rollout.samples for p in s.logprobs)
+def samples_of(rollouts: Sequence[Rollout]) -> list[Sample]:
+    """The samples of all groups."""
+    return [sampled for rollout in rollouts for sampled in rollout.samples]
 
 
 def totals_of(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:

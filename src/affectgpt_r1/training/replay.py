@@ -10,15 +10,16 @@ from pathlib import Path, PosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
-from torch import Tensor, nn
+from torch import nn
+from transformers.trainer_pt_utils import safe_globals
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, load_recipe
 from affectgpt_r1.dialogue import Completion, Problem
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.errors import CheckpointError, TrainingError
+from affectgpt_r1.errors import CheckpointError, RecipeError, TrainingError
 from affectgpt_r1.evaluation.predict import load_predictor
 from affectgpt_r1.media import MediaFlag
 from affectgpt_r1.model.sampling import Sample
@@ -26,13 +27,13 @@ from affectgpt_r1.perception.features import Features
 from affectgpt_r1.perception.pretrained import loading
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.cold_start import ColdStartTrainer
-from affectgpt_r1.training.grpo import GrpoTrainer, MicroBatch, Rollout
-from affectgpt_r1.training.trainer import RunTrainer, recast
+from affectgpt_r1.training.grpo import GrpoTrainer, Rollout
+from affectgpt_r1.training.trainer import RunTrainer
 
-#: What a saved update consists of; a file that names anything else is refused unread.
+#: What a saved update consists of, arrays apart; a file that names anything else is refused unread.
 _HELD: list[Any] = [
-    *(Clip, Completion, Features, MediaFlag, MicroBatch, Problem, RewardBreakdown, Rollout, Sample),
-    *(PosixPath, frozenset),
+    *(Clip, Completion, Features, MediaFlag, Problem, RewardBreakdown, Rollout, Sample),
+    *(PosixPath, frozenset, type(np.dtype(np.float32))),
 ]
 
 
@@ -67,46 +68,48 @@ def replay(folder: Path, process: int = 0) -> Replayed:
         raise CheckpointError(
             f"no update is saved at {saved}: name a folder RUN/failed/step-NNNNNN"
         )
-    with loading(saved, what="update"), torch.serialization.safe_globals(_HELD):
-        held = torch.load(saved, map_location="cpu", weights_only=True)
-        step, update = int(held["step"]), recast(held["update"], Tensor.numpy)
+    ours = torch.serialization.safe_globals(_HELD)
     with TemporaryDirectory() as scratch:
         trainer = _trainer(folder, scratch)
+        with loading(saved, what="update"), safe_globals(), ours:
+            # Wherever it was made: here its tensors belong beside the model.
+            held = torch.load(saved, map_location=trainer.args.device, weights_only=True)
+            step, update = int(held["step"]), held["update"]
         trainer.state.global_step = step
         model = trainer.accelerator.prepare_model(trainer.affect_model)
         fault = _fault(trainer, model, update)
-        clips = {k: one for inputs in update for k, one in trainer.alone(inputs).items()}
-        alone = [name for name, one in clips.items() if _fault(trainer, model, [one])]
-    return Replayed(step + 1, fault, tuple(alone))
+        alone = {
+            (item.clip if isinstance(item, Rollout) else item[0]).id: {name: [item]}
+            for inputs in update
+            for name, items in inputs.items()
+            for item in items
+        }
+        clips = [clip for clip, inputs in alone.items() if _fault(trainer, model, [inputs])]
+    return Replayed(step + 1, fault, tuple(clips))
 
 
 def _trainer(folder: Path, scratch: str) -> RunTrainer:
     """A trainer as the run had it, for one process and a run folder of no use."""
     path = folder.parent.parent / "recipe.yaml"
-    try:
-        stage = yaml.safe_load(path.read_text(encoding="utf-8"))["stage"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-        raise CheckpointError(f"{path}: not a run's recipe: leave the folder in its run") from None
+    if not path.is_file():
+        raise CheckpointError(f"no recipe at {path}: leave the folder in its run")
     predictor = load_predictor(folder)
-    parts = predictor.model.train(), predictor.processor, list[Any]()
+    parts: list[Any] = [predictor.model.train(), predictor.processor, []]
     settings = [f"run.output={scratch}", "run.shard=false"]
-
-    def nobody(*_: object) -> None:
-        """Nobody waits for progress."""
-
-    if stage == "cold-start":
+    try:
+        recipe = load_recipe(str(path), GrpoRecipe, [*settings, "rollout.max_resamples=0"])
+    except RecipeError:  # of the other stage
         tuning = load_recipe(str(path), ColdStartRecipe, settings)
-        return ColdStartTrainer(*parts, recipe=tuning, progress=nobody)
-    recipe = load_recipe(str(path), GrpoRecipe, [*settings, "rollout.max_resamples=0"])
+        return ColdStartTrainer(*parts, recipe=tuning, progress=lambda *_: None)
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
-    return GrpoTrainer(*parts, recipe=recipe, lexicon=lexicon, progress=nobody)
+    return GrpoTrainer(*parts, recipe=recipe, lexicon=lexicon, progress=lambda *_: None)
 
 
-def _fault(trainer: RunTrainer, model: nn.Module, update: Sequence[Any]) -> str | None:
+def _fault(trainer: Any, model: nn.Module, update: Sequence[Any]) -> str | None:
     """What is no number where these batches make an update."""
     model.zero_grad()
     try:
-        loss = torch.stack([trainer.again(model, inputs) for inputs in update]).sum()
+        loss = torch.stack([trainer.compute_loss(model, inputs) for inputs in update]).sum()
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         trainer.check_finite(loss=loss, gradient=nn.utils.get_total_norm(gradients))

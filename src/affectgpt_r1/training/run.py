@@ -36,7 +36,7 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import check_run, locked
-from affectgpt_r1.training.trainer import Ending, Progress, RunTrainer
+from affectgpt_r1.training.trainer import Progress, RunTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     examples = perceive_clips(clips, encoders, FeatureCache(recipe.data.cache), reading)
     del encoders  # what is trained reads features only
     predictor = Predictor(model, processor, encoders_of(model.config), "")
-    held_out = _held_out(predictor, recipe.data, Lexicon.load(), reading)
+    held_out = _held_out(predictor, recipe, Lexicon.load(), reading)
     if recipe.align_projectors:
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
@@ -135,23 +135,20 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
         lexicon=lexicon,
         progress=step,
         judge=judge,
-        held_out=_held_out(predictor, recipe.data, lexicon, reading, recipe.mode),
+        held_out=_held_out(predictor, recipe, lexicon, reading),
     )
     return _run(trainer, dropped)
 
 
 def _held_out(
-    predictor: Predictor,
-    data: DataSettings,
-    lexicon: Lexicon,
-    told: Reading,
-    mode: Mode = "answer",
+    predictor: Predictor, recipe: ColdStartRecipe | GrpoRecipe, lexicon: Lexicon, told: Reading
 ) -> Callable[[], float] | None:
     """The model's F on the clips held out, as it is when asked; all processes must ask."""
-    if data.held_out is None:
+    if recipe.data.held_out is None:
         return None
-    clips = read_labelled(Path(data.held_out))
-    examples = perceive_clips(clips, predictor.encoders, FeatureCache(data.cache), told)
+    clips = read_labelled(Path(recipe.data.held_out))
+    examples = perceive_clips(clips, predictor.encoders, FeatureCache(recipe.data.cache), told)
+    mode: Mode = getattr(recipe, "mode", "answer")
 
     def f() -> float:
         predictor.model.eval()
@@ -170,9 +167,8 @@ def _judge(
         return None
     if settings.url is None:
         predictor = load_predictor(Path(settings.model))
-        store = FeatureCache(recipe.data.cache)
-        examples = perceive_clips(clips, predictor.encoders, store, reading)
-        features = {clip.id: found for clip, found in examples}
+        seen = perceive_clips(clips, predictor.encoders, FeatureCache(recipe.data.cache), reading)
+        features = {clip.id: found for clip, found in seen}
         return LikelihoodJudge(predictor, features, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
     server = Server(**settings.model_dump(include=told))
@@ -187,7 +183,7 @@ def _judge(
 
 
 def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
-    with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer.ending):
+    with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer):
         checkpoint = newest(trainer.run_folder)
         if checkpoint is None:
             trainer.forget_after(0)
@@ -201,7 +197,7 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
                 f"{error}: see of which clip with `affectgpt-r1 train replay {place}`; "
                 "checkpoints are untouched; a lower learning rate is the usual cure"
             ) from None
-        if trainer.ending.ended:
+        if trainer.ended:
             logger.warning("ended when asked, with a checkpoint: the same command goes on from it")
             raise SystemExit(128 + signal.SIGTERM)
         model = trainer.finish()
@@ -211,16 +207,15 @@ def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
 
 
 @contextmanager
-def asked_by_sigterm(ending: Ending) -> Iterator[None]:
+def asked_by_sigterm(trainer: RunTrainer) -> Iterator[None]:
     """SIGTERM asks a run for its end; off the main thread, where none arrives, nothing does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, ending.ask)
+    arrives = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, trainer.ask_to_end) if arrives else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if arrives:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:

@@ -66,7 +66,9 @@ def begin_run(folder: Path, recipe: BaseModel) -> None:
         return
     make_folder(folder)
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
-    write_whole(folder / "environment.json", json.dumps(environment(), indent=1))
+    # All that numbers may depend on.
+    found = {"git_commit": _git_commit()} | {part.name: part.value for part in versions()}
+    write_whole(folder / "environment.json", json.dumps(found, indent=1))
 
 
 @contextmanager
@@ -88,12 +90,6 @@ def locked(folder: Path, recipe: BaseModel) -> Iterator[None]:
                         f"{folder}: another run is at work there: wait for it, or stop it"
                     ) from None
             yield
-
-
-def environment() -> dict[str, str | None]:
-    """Versions of everything that numbers may depend on."""
-    found = {finding.name: finding.value for finding in versions()}
-    return {"git_commit": _git_commit(), **found}
 
 
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:

@@ -10,9 +10,8 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,13 +20,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from affectgpt_r1.clips import Clip
@@ -51,22 +44,6 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 Examples = list[tuple[Clip, Features]]
 
 
-class Ending(TrainerCallback):
-    """Ends a run, with a checkpoint, after the update in which a process of it was asked to."""
-
-    asked = ended = False
-    every = 1  # updates: in between a checkpoint holds no completions to go on with
-
-    def ask(self, *_: object) -> None:
-        """Ask for the end; handles a signal."""
-        self.asked = True
-
-    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
-        """Say to the Trainer what was asked."""
-        if state.global_step % self.every == 0 and any(gather_object([self.asked])):
-            self.ended = control.should_save = control.should_training_stop = True
-
-
 class RunTrainer(Trainer):
     """A Trainer over `Examples` whose checkpoints lie in a run folder.
 
@@ -77,7 +54,14 @@ class RunTrainer(Trainer):
         recipe: optimizer and run, and what a phase adds.
         progress: told of each update.
         held_out: the F of the model as it is, on clips held out: the best checkpoint is kept.
+
+    Attributes:
+        ended: whether the run was ended, with a checkpoint, because a process of it was asked to.
     """
+
+    asked = ended = False
+
+    current_gradient_accumulation_steps = 1  # until the training loop sets it
 
     def __init__(
         self,
@@ -115,13 +99,13 @@ class RunTrainer(Trainer):
             report_to=list(run.report_to) or "none",
             remove_unused_columns=False,
             disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_pin_memory=False,  # there are no tensors in a batch yet
             use_cpu=not torch.cuda.is_available(),
         )
         # Without a launcher transformers would copy the model to each GPU, but not our batches.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         if run.shard:
-            if arguments.world_size == 1:
+            if not torch.distributed.is_initialized():  # one process of torchrun's will do
                 raise InputError("run.shard=true needs several processes: begin with torchrun")
             nn.Module.to(model, arguments.device)
             shard(model, model.language_model.model.layers)
@@ -137,10 +121,11 @@ class RunTrainer(Trainer):
         # A model whose parts are where they belong: it is wrapped no further.
         self.is_distributed_loading_by_transformers = is_sharded(model)
         self.remove_callback(PrinterCallback)
-        self.ending = Ending()
-        self.ending.every = getattr(recipe, "num_iterations", 1)
-        self.add_callback(self.ending)
         self.model_accepts_loss_kwargs = False
+
+    def ask_to_end(self, *_: object) -> None:
+        """Ask the run to end, with a checkpoint, after an update; handles a signal."""
+        self.asked = True
 
     def record(self, metrics: Mapping[str, float]) -> None:
         """Add figures of the current batch; their means are logged with the update."""
@@ -159,14 +144,6 @@ class RunTrainer(Trainer):
                     f"the {name} is not finite at step {self.state.global_step + 1}"
                 )
 
-    def again(self, model: nn.Module, inputs: Any) -> Any:
-        """The loss of one of a saved update's batches."""
-        return self.compute_loss(model, inputs)
-
-    def alone(self, inputs: Any) -> dict[str, Any]:
-        """A saved batch as batches of one clip each, by the clips' ids."""
-        return {clip.id: {"examples": [(clip, found)]} for clip, found in inputs["examples"]}
-
     def save_fault(self) -> Path:
         """Keep an update that went wrong, and the weights before it; all processes must call.
 
@@ -177,21 +154,27 @@ class RunTrainer(Trainer):
         folder = self.run_folder / "failed" / f"step-{step + 1:06d}"
         self.save_model(folder)
         self.accelerator.wait_for_everyone()
-        update = recast(self.update, torch.from_numpy)
         place = folder / f"update-{self.args.process_index}.pt"
-        torch.save({"step": step, "update": update}, place)
+        torch.save({"step": step, "update": self.update}, place)
         return folder
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log one update's figures, the batch means among them; tell and keep them."""
-        parts: list[dict[str, list[float]]] = gather_object([dict(self._figures)])
-        for name in sorted({name for part in parts for name in part}):
-            values = [value for part in parts for value in part.get(name, ())]
+        parts: list[tuple[bool, dict[str, list[float]]]]
+        parts = gather_object([(self.asked, dict(self._figures))])
+        for name in sorted({name for _, part in parts for name in part}):
+            values = [value for _, part in parts for value in part.get(name, ())]
             logs[name] = math.fsum(values) / len(values)
         self._figures.clear()
         super().log(logs, start_time)
-        if self.is_world_process_zero() and "train_runtime" not in logs:
-            step, step_time_s = self.state.global_step, time.monotonic() - self._began_s
+        if "train_runtime" in logs:  # of the whole run
+            return
+        step, step_time_s = self.state.global_step, time.monotonic() - self._began_s
+        # Between the updates of a rollout a checkpoint holds no completions to go on with.
+        last = step % getattr(self.recipe, "num_iterations", 1) == 0
+        if last and any(asked for asked, _ in parts):
+            self.ended = self.control.should_save = self.control.should_training_stop = True
+        if self.is_world_process_zero():
             row: dict[str, Any] = {"step": step, "step_time_s": step_time_s, **logs}
             self.rows = [*self.rows[-1999:], row]  # alarms are of the last 2,000 updates
             found = alarms(self.rows)
@@ -218,10 +201,6 @@ class RunTrainer(Trainer):
         self.check_finite(loss=self.accelerator.reduce(self._tr_loss, "mean"), gradient=norm)
         return norm
 
-    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        if not is_sharded(model):  # its parts lie where they belong
-            super()._move_model_to_device(model, device)
-
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         model: Any = self.affect_model
@@ -237,25 +216,34 @@ class RunTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         final = checkpoint_path(self.run_folder, self.state.global_step)
-        staging, first = final.with_suffix(".tmp"), self.args.should_save
+        with self._unfinished(final) as folder:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+            f = self.held_out() if self.held_out else None
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                if f is not None:
+                    note_f(folder, f)
+        if self.args.should_save:
+            rotate(self.run_folder, self.recipe.run.keep_checkpoints)
+
+    @contextmanager
+    def _unfinished(self, final: Path) -> Iterator[Path]:
+        """A folder with the model, where all may write; at the block's end it is `final`, whole."""
+        folder, first = final.with_suffix(".tmp"), self.args.should_save
         try:
             if first:
-                shutil.rmtree(staging, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            self.save_model(staging)
-            self._save_optimizer_and_scheduler(str(staging))
-            self._save_rng_state(str(staging))
-            f = self.held_out() if self.held_out else None
-            self.accelerator.wait_for_everyone()  # each has written its random generators' states
+            self.save_model(folder)
+            yield folder
+            self.accelerator.wait_for_everyone()
             if first:
-                self.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-                if f is not None:
-                    note_f(staging, f)
-                seal(staging, final)
-                rotate(self.run_folder, self.recipe.run.keep_checkpoints)
+                seal(folder, final)
+            self.accelerator.wait_for_everyone()
         finally:
             if first:
-                shutil.rmtree(staging, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
 
     def save_model(self, output_dir: Any = None, _internal_call: bool = False) -> None:
         """Write the model folder, by the first process; all must call."""
@@ -290,32 +278,10 @@ class RunTrainer(Trainer):
 
     def finish(self) -> Path:
         """Write the final model into the run folder, whole or not at all; returns its folder."""
-        final, unfinished = self.run_folder / "model", self.run_folder / "model.tmp"
-        if self.args.should_save:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            self.save_model(unfinished)
-            if self.args.should_save:
-                seal(unfinished, final)
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(unfinished, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+        final = self.run_folder / "model"
+        with self._unfinished(final):
+            pass  # nothing but the model
         return final
-
-
-def recast(update: Sequence[Any], change: Callable[[Any], Any]) -> list[Any]:
-    """An update with its clips' features as other arrays: what is read back must not be numpy's."""
-
-    def features(found: Features) -> Features:
-        return replace(found, visual=change(found.visual), audio=change(found.audio))
-
-    return [
-        {"examples": [(clip, features(found)) for clip, found in inputs["examples"]]}
-        if "examples" in inputs
-        else inputs
-        for inputs in update
-    ]
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
