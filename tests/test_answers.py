@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.clips import Clip, write_manifest
+from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 from affectgpt_r1.evaluation.answers import AnswerRow, read_answers
@@ -136,19 +136,18 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
 
 def test_a_manifest_gives_labels_and_groups_and_must_be_answered_whole(tmp_path: Path) -> None:
     clips = [Clip("a", labels=("happy",), group="x"), Clip("b", labels=("sad",))]
-    write_manifest(tmp_path / "m.jsonl", clips)
     path = write(
         tmp_path / "p.jsonl",
         {"id": "b", "words": ["gloomy"], "labels": "ignored"},
         {"id": "elsewhere", "words": ["gloomy"]},
         {"id": "a", "words": None},
     )
-    b, a = read_answers(path, tmp_path / "m.jsonl")
+    b, a = read_answers(path, clips)
     assert (a.labels, a.prediction, a.group) == (("happy",), None, "x")
     assert (b.labels, b.prediction, b.group) == (("sad",), ["gloomy"], "b")
     write(path, {"id": "b", "words": ["gloomy"]})
     with pytest.raises(InputError, match=r"1 of 2 clips.*'a'"):
-        read_answers(path, tmp_path / "m.jsonl")
+        read_answers(path, clips)
 
 
 odd = st.sampled_from([10**400, float("nan"), float("inf"), 0, "\ud800", "", "[sad]", [], {}])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from affectgpt_r1.errors import CheckpointError
+from affectgpt_r1.files import append_row
 from affectgpt_r1.training.checkpoints import (
     checkpoint_path,
     fault,
@@ -16,7 +17,7 @@ from affectgpt_r1.training.checkpoints import (
     seal,
     step_of,
 )
-from affectgpt_r1.training.run_folder import append_json, drop_after
+from affectgpt_r1.training.run_folder import drop_after
 
 
 def make(run: Path, step: int) -> Path:
@@ -88,9 +89,10 @@ def test_a_folder_of_another_name_is_no_checkpoint(tmp_path: Path) -> None:
 def test_lines_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for step in range(1, 6):
-        append_json(path, {"step": step, "subtitle": "a\u2028b"})
-    with path.open("a") as file:
-        file.write('{"step": 3, "torn')
-    drop_after(path, 3)
+        append_row(path, {"step": step, "subtitle": "a\u2028b"})
+    with path.open("ab") as file:
+        file.write('{"step": 3, "torn": "\u2028'.encode()[:-1])  # within a character
+    assert [row["step"] for row in drop_after(path, 3)] == [1, 2, 3]
     assert path.read_text(encoding="utf-8").count("\n") == 3
-    drop_after(tmp_path / "absent.jsonl", 3)
+    assert drop_after(tmp_path / "absent.jsonl", 3) == []
+    assert not (tmp_path / "absent.jsonl").exists()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.clips import Clip
+from affectgpt_r1.clips import Clip, read_labelled, write_manifest
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
-from affectgpt_r1.evaluation.answers import read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import Evaluation, evaluate_clips, evaluate_words
+from affectgpt_r1.evaluation.answers import AnswerRow, read_answers, words_by_id
+from affectgpt_r1.evaluation.evaluate import Evaluation, Kept, evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 
 LEXICON = Lexicon.load("builtin")
@@ -25,9 +25,10 @@ def evaluated(
     baseline: Sequence[Sequence[str]] | None = None,
 ) -> Evaluation:
     """Perfect answers, unless others are given."""
-    pairs = list(zip(LABELS, answers, strict=True))
-    groups = [f"line-{i}" for i in range(len(LABELS))]
-    return evaluate_words(pairs, groups, LEXICON, levels, baseline=baseline)
+    pairs = tuple(zip(LABELS, answers, strict=True))
+    rows = tuple(AnswerRow(str(i), *pair, f"line-{i}") for i, pair in enumerate(pairs))
+    before = None if baseline is None else {str(i): words for i, words in enumerate(baseline)}
+    return evaluate_words(Kept(rows, pairs), LEXICON, levels, baseline=before)
 
 
 def test_perfect_answers_reach_the_ceiling_and_beat_the_constant() -> None:
@@ -64,13 +65,21 @@ def test_two_rings_are_averaged() -> None:
     assert both.signature == f"{one.signature} + {two.signature}"
 
 
-def test_nothing_to_score_is_an_error() -> None:
+def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no labelled sample"):
-        evaluate_words([], [], LEXICON)
-    with pytest.raises(InputError, match="have no labels"):
-        evaluate_clips([Clip(id="a")], {"a": ("sad",)}, LEXICON)
-    with pytest.raises(InputError, match="baseline has no prediction"):
-        evaluate_clips([Clip("a", labels=("sad",))], {"a": ("sad",)}, LEXICON, baseline={})
+        evaluate_words(Kept((), ()), LEXICON)
+    write_manifest(tmp_path / "m.jsonl", [Clip("a"), Clip("b", labels=("sad",))])
+    with pytest.raises(InputError, match=r"m\.jsonl: 1 of 2 clips have no .* labels .first: 'a'"):
+        read_labelled(tmp_path / "m.jsonl")
+    with pytest.raises(InputError, match=r"baseline has no prediction for 5 of 5 .*'0'"):
+        evaluated(baseline=[])
+
+
+def test_what_has_no_prediction_is_left_out_and_counted() -> None:
+    pair = ("happy",), ("happy",)
+    result = evaluate_words(Kept((AnswerRow("a", *pair, "a"),), (pair,), 2), LEXICON)
+    assert (result.f, result.clips, result.n) == (1.0, 1, 1)
+    assert result.skipped == {"no prediction": 2}
 
 
 def test_words_are_read_from_words_or_completion(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.errors import InputError, ProblemsError
-from affectgpt_r1.files import make_folder, write_whole
+from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
+from affectgpt_r1.files import make_folder, write_whole, writing
 
 
 def write_often(path: Path, text: str) -> None:
@@ -38,6 +38,11 @@ def test_a_folder_that_cannot_be_made_is_the_users_fault(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         make_folder(tmp_path / "file/below")
+
+
+def test_a_file_that_is_missing_is_not_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"^no clip$"), writing(tmp_path):
+        raise MissingFileError("no clip")
 
 
 def test_thousands_of_faults_are_told_in_one_short_line() -> None:

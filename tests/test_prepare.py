@@ -17,12 +17,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.clips import Clip, read_labelled, read_manifest, write_manifest
 from affectgpt_r1.datasets.npz import LIMIT_BYTES, read_dict
 from affectgpt_r1.datasets.published import Prepared, prepare, published_sets
-from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError
-from affectgpt_r1.evaluation.evaluate import evaluate_clips
 from affectgpt_r1.evaluation.unibench import SETS
 from affectgpt_r1.media import read_media
 from test_cli import answer, complaint, run
@@ -567,9 +565,8 @@ def test_predictions_carry_the_truth_that_the_benchmark_scores(tmp_path: Path, m
     scored = answer(*joined, "--metric", "sentiment")
     assert (scored["accuracy"], scored["n"]) == (0.5, 2)  # one of 1.6 and -0.4; 0.0 is left out
     assert "numbers" not in complaint(*joined)
-    clips = read_manifest(tmp_path / "cmumosi.jsonl")
-    with pytest.raises(InputError, match="intensity"):
-        evaluate_clips(clips, {clip.id: ["joyful"] for clip in clips}, Lexicon.load("builtin"))
+    assert "intensities" in complaint("evaluate", "no model", tmp_path / "cmumosi.jsonl")
+    assert len(read_labelled(tmp_path / "cmumosi.jsonl")) == 3  # their signs are words
 
 
 @pytest.mark.parametrize("valence", ["high", [1], True, 1e400, "nan"])

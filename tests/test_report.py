@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
+from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
 from affectgpt_r1.evaluation.report import write_report
+from affectgpt_r1.evaluation.scoring import Rule, keep
 
 LEXICON = Lexicon.load("builtin")
 LABELS = [["happy", "proud"], ["sad"], ["angry", "hurt"], ["afraid"], ["calm", "loving"]]
@@ -100,11 +102,17 @@ def rows_of(answers: Iterable[list[str]], **more: object) -> list[dict[str, Any]
 
 
 def reported(
-    folder: Path, rows: Iterable[Mapping[str, Any]], clips: Iterable[Clip] = (), **how: Any
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    clips: Iterable[Clip] = (),
+    before: Mapping[str, Sequence[str]] | None = None,
+    level: int = 1,
 ) -> tuple[Page, str]:
     answers = folder / "answers.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_report(folder / "report.html", LEXICON, read_answers(answers), clips, **how)
+    kept = keep(read_answers(answers), Rule(), "the answers")
+    result = evaluate_words(kept, LEXICON, (level,), baseline=before)
+    write_report(folder / "report.html", LEXICON, kept, result, clips, before, level=level)
     html = (folder / "report.html").read_text()
     return checked(html), html
 
@@ -147,7 +155,7 @@ def test_a_page_is_made_of_a_run_alone(tmp_path: Path) -> None:
         row["alarms"] = ["words_per_answer", "grad_norm"]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 1001, "rew')
-    write_report(tmp_path / "report.html", LEXICON, run=tmp_path)
+    write_report(tmp_path / "report.html", LEXICON, Kept((), ()), None, run=tmp_path)
     html = (tmp_path / "report.html").read_text()
     page = checked(html)
     assert not page.named("h2", id="scores")
@@ -161,18 +169,17 @@ def test_a_page_is_made_of_a_run_alone(tmp_path: Path) -> None:
 
 def test_a_single_update_that_says_nothing_new_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 0, "loss": 1e99}\n')
-    write_report(tmp_path / "report.html", LEXICON, run=tmp_path)
+    write_report(tmp_path / "report.html", LEXICON, Kept((), ()), None, run=tmp_path)
     assert (tmp_path / "report.html").read_text().count("<svg") == 2
     checked((tmp_path / "report.html").read_text())
 
 
 def test_a_folder_without_metrics_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no metrics\.jsonl: name a run folder"):
-        write_report(tmp_path / "report.html", LEXICON, run=tmp_path)
-    reported(tmp_path, rows_of(LABELS))
-    answers = read_answers(tmp_path / "answers.jsonl")
+        write_report(tmp_path / "report.html", LEXICON, Kept((), ()), None, run=tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 0}\n')
     with pytest.raises(InputError, match="cannot be written"):
-        write_report(tmp_path, LEXICON, answers)
+        write_report(tmp_path, LEXICON, Kept((), ()), None, run=tmp_path)
 
 
 def test_the_baseline_is_compared_and_what_changed_most_is_shown(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ the manifest's folder. This module checks names and types, and that every file e
 opens the face crops alone, which are arrays.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.errors import ManifestError, MediaError, MissingFileError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.errors import InputError, ManifestError, MediaError, MissingFileError
+from affectgpt_r1.files import write_rows, writing
 from affectgpt_r1.rows import csv_lines, json_lines, read_rows
 
 
@@ -102,6 +101,24 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
     return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
 
 
+def read_labelled(path: Path, *, in_words: bool = False) -> tuple[Clip, ...]:
+    """Read a manifest whose clips all have labels, with `in_words` no intensity in their place.
+
+    Raises:
+        MissingFileError, ManifestError: as `read_manifest`.
+        InputError: clips have none.
+    """
+    clips = read_manifest(path)
+    bare = [c.id for c in clips if c.labels is None or (in_words and c.valence is not None)]
+    if bare:
+        raise InputError(
+            f"{path}: {len(bare)} of {len(clips)} clips have no words as labels (first: "
+            f"{bare[0]!r}): label them all; `predict` needs no labels, and `score --metric "
+            "sentiment` reads intensities"
+        )
+    return clips
+
+
 def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
     """The clips of a manifest, or of media files and of all media in folders.
 
@@ -130,14 +147,19 @@ def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
-    """Write clips as JSON Lines with paths relative to the manifest; the file appears whole."""
-    lines = []
+    """Write clips as JSON Lines with paths relative to the manifest; the file appears whole.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = []
     for clip in clips:
         row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
         for name in row.keys() & _PATHS:
             row[name] = Path(os.path.relpath(row[name], path.parent)).as_posix()
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_whole(path, "".join(lines))
+        rows.append(row)
+    with writing(path):
+        write_rows(path, rows)
 
 
 def open_crops(path: Path) -> NDArray[Any]:

@@ -1,9 +1,10 @@
 """Files and folders of results: text that appears whole or not at all."""
 
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,19 +18,29 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(
+    path: Path,
+    hint: str = "make room, mend its permissions or name another place",
+    raised: tuple[type[Exception], ...] = (OSError,),
+) -> Iterator[None]:
     """Tell what the disk refuses inside the block as an input's fault, for the user named the path.
 
+    Args:
+        path: what is written.
+        hint: what the user shall do.
+        raised: how libraries say it; of RuntimeErrors only torch's of a disk is meant.
+
     Raises:
-        InputError: the block raised OSError.
+        InputError: the block raised one of those.
     """
     try:
         yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): make room, mend its "
-            "permissions or name another place"
-        ) from None
+    except raised as error:
+        # One of ours may be an OSError too; torch.save says what is wrong in a way of its own.
+        if isinstance(error, InputError | RuntimeError) and "inline_container" not in str(error):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written ({why}): {hint}") from None
 
 
 def make_folder(path: Path) -> None:
@@ -64,6 +75,22 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = False) -> N
             sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def json_line(row: Mapping[str, object]) -> bytes:
+    """A line of our JSON Lines; half a character is written as its number."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a file of JSON Lines; it appears whole."""
+    write_whole(path, b"".join(map(json_line, rows)))
+
+
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Append a line to a file of JSON Lines."""
+    with path.open("ab") as file:
+        file.write(json_line(row))
 
 
 def sync(path: Path) -> None:

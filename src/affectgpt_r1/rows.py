@@ -28,6 +28,13 @@ def json_lines(text: str) -> Iterator[Line]:
                 yield number, value if isinstance(value, dict) else "not an object in braces"
 
 
+def own_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of JSON Lines of ours; none of no file, and without a line that a kill tore."""
+    # It may be torn within a character.
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return [row for _, row in json_lines(text) if isinstance(row, dict)]
+
+
 def csv_lines(text: str, needed: Collection[str] = ()) -> Iterator[Line]:
     """The rows of CSV under a header, without their empty fields; damage ends them.
 

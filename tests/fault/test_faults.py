@@ -149,7 +149,7 @@ def full(folder: Path, limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:
         _run(trainer)
-    except CheckpointError as error:
+    except InputError as error:
         sys.stderr.write(str(error))
         os._exit(2)
     os._exit(0)

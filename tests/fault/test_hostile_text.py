@@ -12,7 +12,9 @@ from transformers import AutoTokenizer
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.dialogue import STOP, Modality, parse_completion, prompt_pieces
-from affectgpt_r1.evaluation.predict import Predictor, predict, write_predictions
+from affectgpt_r1.evaluation.predict import Predictor, predict
+from affectgpt_r1.evaluation.render import json_row
+from affectgpt_r1.files import write_rows
 from affectgpt_r1.model.processing import MODALITY_INDEX, AffectGPTProcessor, TokenisedPrompt
 from affectgpt_r1.model.weights import SMOLLM2, load_language_model
 from tiny import ENCODERS, features, tiny_model
@@ -107,7 +109,7 @@ def test_half_a_character_is_text_like_any_other(tmp_path: Path) -> None:
     model, processor = tiny_model()
     clip = Clip("a\udcff", subtitle="so \ud800 it is")
     said = list(predict(Predictor(model, processor, ENCODERS, "tiny"), [(clip, features(0))]))
-    write_predictions(tmp_path / "said.jsonl", said)
+    write_rows(tmp_path / "said.jsonl", map(json_row, said))
     assert json.loads((tmp_path / "said.jsonl").read_text("utf-8"))["id"] == clip.id
 
 
@@ -116,7 +118,7 @@ def test_a_prediction_is_a_line_and_its_words_are_the_models_alone(tmp_path: Pat
     predictor = Predictor(model, processor, ENCODERS, "tiny")
     clips = [Clip(f"{evil}{i}", subtitle=evil * 3) for i, evil in enumerate(EVIL)]
     said = list(predict(predictor, [(clip, features(0)) for clip in clips]))
-    write_predictions(tmp_path / "said.jsonl", said)
+    write_rows(tmp_path / "said.jsonl", map(json_row, said))
     rows = [
         json.loads(line) for line in (tmp_path / "said.jsonl").read_text("utf-8").split("\n")[:-1]
     ]

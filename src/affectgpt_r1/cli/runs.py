@@ -13,13 +13,13 @@ from cyclopts import App, Parameter
 
 from affectgpt_r1 import console
 from affectgpt_r1.cli import options as opt
-from affectgpt_r1.clips import Clip, clips_in, read_manifest, write_manifest
+from affectgpt_r1.clips import Clip, clips_in, read_labelled, read_manifest, write_manifest
 from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import read_answers, words_by_id
+from affectgpt_r1.evaluation.answers import AnswerRow, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
-from affectgpt_r1.files import make_folder, write_whole, writing
+from affectgpt_r1.files import make_folder, write_rows, write_whole, writing
 from affectgpt_r1.progress import counted
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
@@ -245,8 +245,8 @@ def predict(
 
     clips, how = clips_in(files, subtitle), asdict(reply)
     if out is None:
-        predictor, features = _perceived(model, clips, cache)
-        said = predicting.predict(predictor, zip(clips, features, strict=True), **how)
+        predictor, seen = _perceived(model, clips, cache)
+        said = predicting.predict(predictor, seen, **how)
         return console.shown(said) if len(clips) == 1 else said
     from affectgpt_r1.media.worker import Guard
     from affectgpt_r1.perception import encode as encoding
@@ -294,28 +294,33 @@ def evaluate(
         lexicon: Which lexicon scores.
         level: Ring of the wheels.
     """
-    from affectgpt_r1.evaluation.evaluate import evaluate_clips
-    from affectgpt_r1.evaluation.predict import predict, write_predictions
+    from affectgpt_r1.evaluation import scoring
+    from affectgpt_r1.evaluation.evaluate import evaluate_words
+    from affectgpt_r1.evaluation.predict import predict
     from affectgpt_r1.evaluation.report import write_report
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
-    clips = read_manifest(manifest)
+    clips = read_labelled(manifest, in_words=True)
     before = words_by_id(baseline) if baseline else None
     if out:
         make_folder(out)
-    predictor, features = _perceived(model, clips, cache)
+    predictor, seen = _perceived(model, clips, cache)
     how = {"without": without or (), **asdict(reply)}
     with console.bars() as bar:
-        made = predict(predictor, zip(clips, features, strict=True), **how)
+        made = predict(predictor, seen, **how)
         predictions = list(counted(made, len(clips), bar("predicting")))
-    words = {prediction.id: prediction.words or () for prediction in predictions}
-    result = evaluate_clips(clips, words, table, level, baseline=before)
+    rows = [
+        AnswerRow(clip.id, clip.labels, said.words, clip.group or clip.id, given=json_row(said))
+        for clip, said in zip(clips, predictions, strict=True)
+    ]
+    kept = scoring.keep(rows, scoring.Rule(), str(manifest))
+    result = evaluate_words(kept, table, (level,), baseline=before)
     if out:
         with writing(out):
-            write_predictions(out / "predictions.jsonl", predictions)
+            write_rows(out / "predictions.jsonl", map(json_row, predictions))
             write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
-        rows = read_answers(out / "predictions.jsonl")
-        write_report(out / "report.html", table, rows, clips, before, level=level, run=model)
+        page = out / "report.html"
+        write_report(page, table, kept, result, clips, before, level=level, run=model)
     console.people.out(render(json_row(result), "text"), highlight=False)
     return result
 
@@ -373,8 +378,7 @@ def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[
 
     predictor, store = load_predictor(model), _store(cache)
     with console.bars() as bar:
-        features = perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
-    return predictor, features
+        return predictor, perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
 
 
 def _train(recipe: Any) -> object:

@@ -15,6 +15,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import read_answers, words_by_id
+from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
 from affectgpt_r1.evaluation.render import render, table_of
 
 lexicon = App(name="lexicon", help="Which word counts as what, and why.")
@@ -62,9 +63,10 @@ def score(
     rule = replace(rule, extractor=extractor, sentiments=sentiments)
     rule = replace(rule, server=server, model=server_model)
     table = Lexicon.load(rule.lexicon, folder=lexicon_folder)
+    clips = read_manifest(labels) if labels else ()
 
-    def read(path: Path) -> scoring.Kept:
-        rows = read_answers(path, labels, group=group)
+    def read(path: Path) -> Kept:
+        rows = read_answers(path, clips, group=group)
         with bars() as bar:
             rows = scoring.read_predictions(rows, rule, table, bar("asking"))
         return scoring.keep(rows, rule, str(path))
@@ -106,10 +108,12 @@ def report(
     run = source if source.is_dir() else None
     if run and (labels or baseline):
         raise InputError("--labels and --baseline are for predictions, and a run folder has none")
-    rows = [] if run else read_answers(source, labels)
     clips = read_manifest(labels) if labels else ()
+    rows = [] if run else read_answers(source, clips)
+    kept = scoring.keep(rows, scoring.Rule(), str(source))
     before = words_by_id(baseline) if baseline else None
-    write_report(out, table, rows, clips, before, level=level, run=run)
+    result = evaluate_words(kept, table, (level,), baseline=before) if rows else None
+    write_report(out, table, kept, result, clips, before, level=level, run=run)
     return {"report": out}
 
 

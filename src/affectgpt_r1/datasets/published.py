@@ -22,7 +22,6 @@ from affectgpt_r1.clips import Clip, open_crops, read_manifest, write_manifest
 from affectgpt_r1.datasets.npz import read_dict
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
-from affectgpt_r1.files import writing
 from affectgpt_r1.rows import csv_lines, read_rows
 
 
@@ -140,8 +139,7 @@ def prepare(
     if not clips:
         told = ", ".join(f"{f.what} {f.count}" for f in findings if f.kind in ("left out", "extra"))
         raise InputError(f"{folder}: no clip of {name} is left ({told or 'no media'})")
-    with writing(out):
-        write_manifest(out, clips)
+    write_manifest(out, clips)
     return Prepared(name, out, len(clips), tuple(findings))
 
 

@@ -7,12 +7,12 @@ What is scored how, this module does not know.
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from affectgpt_r1.clips import read_manifest
+from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.score import Answer
@@ -59,14 +59,14 @@ class AnswerRow:
 
 
 def read_answers(
-    path: Path, manifest: Path | None = None, *, group: str = "group", need_labels: bool = True
+    path: Path, clips: Iterable[Clip] = (), *, group: str = "group", need_labels: bool = True
 ) -> list[AnswerRow]:
-    """Read a file of answers; labels stand in it or in a manifest.
+    """Read a file of answers; labels stand in it or are those of clips.
 
     Args:
         path: JSON Lines; `-` reads standard input.
-        manifest: labelled clips; each must have an answer.
-        group: the column (or the manifest's) that names a sample's group.
+        clips: of a manifest, labelled; each must have an answer.
+        group: the column (or the clips') that names a sample's group.
         need_labels: whether a row without labels is at fault.
 
     Raises:
@@ -74,7 +74,7 @@ def read_answers(
         ProblemsError: wrong lines, all of them, with their numbers; or no prediction.
         InputError: clips of the manifest have no answer.
     """
-    truth = {clip.id: clip for clip in read_manifest(manifest)} if manifest else {}
+    truth = {clip.id: clip for clip in clips}
     lines: dict[tuple[object, ...], int] = {}
     strange: list[str] = []
 

@@ -10,13 +10,39 @@ from statistics import fmean
 
 import numpy as np
 
-from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion import significance
 from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import Pair, RingScore, WheelScore, best_constant, score_corpus
 from affectgpt_r1.emotion.significance import Interval, Statistic
 from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation.answers import AnswerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows that can be scored, and the number that cannot; `scoring.keep` makes it.
+
+    Attributes:
+        rows: with a prediction.
+        pairs: their labels and words, as the parser returns them (no words for sentiment labels).
+        failed: rows whose prediction could not be obtained: left out.
+    """
+
+    rows: tuple[AnswerRow, ...]
+    pairs: tuple[Pair, ...]
+    failed: int = 0
+
+    @property
+    def groups(self) -> list[str]:
+        """Of the rows."""
+        return [row.group for row in self.rows]
+
+    @property
+    def truths(self) -> list[object]:
+        """Labels as they are scored: words, or a number where there are none."""
+        both = zip(self.rows, self.pairs, strict=True)
+        return [labels or row.labels for row, (labels, _) in both]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +91,35 @@ class Evaluation(WheelScore):
 
 
 def evaluate_words(
-    pairs: Sequence[Pair],
-    groups: Sequence[str],
+    kept: Kept,
     lexicon: Lexicon,
     levels: Sequence[int] = (1,),
     *,
-    baseline: Sequence[Sequence[str]] | None = None,
+    baseline: Mapping[str, Sequence[str]] | None = None,
     parser: Parser = "robust",
 ) -> Evaluation:
     """Evaluate answers.
 
     Args:
-        pairs: labels and words, as the parser returned them.
-        groups: of the same samples; those of one group are not independent.
+        kept: the answers, with labels that are words.
         lexicon: words to classes.
         levels: one ring, or both, whose F are averaged.
-        baseline: another system's words for the same samples.
+        baseline: another system's words for the same samples, by id.
         parser: which parser that was.
 
     Raises:
-        InputError: there is nothing to score.
+        InputError: there is nothing to score, or the baseline lacks a sample.
     """
-    if not pairs:
+    if not kept.rows:
         raise InputError("no labelled sample to score: give predictions whose ids have labels")
-    labels, words = zip(*pairs, strict=True)
+    ids, groups = [row.id for row in kept.rows], kept.groups
+    lacking = [name for name in ids if baseline is not None and name not in baseline]
+    if lacking:
+        raise InputError(
+            f"the baseline has no prediction for {len(lacking)} of {len(ids)} clips (first: "
+            f"{lacking[0]!r}): compare predictions of the same manifest"
+        )
+    labels, words = zip(*kept.pairs, strict=True)
     rings = [score_corpus(labels, words, lexicon, level, parser) for level in levels]
 
     def f_of(answers: Sequence[Sequence[str]]) -> Statistic:
@@ -97,10 +128,11 @@ def evaluate_words(
     def above(other: Statistic) -> Interval:
         return significance.bootstrap(significance.difference(own, other), groups)
 
-    own, once = f_of(words), np.ones(len(pairs))
-    other = None if baseline is None else f_of(baseline)
+    own, once = f_of(words), np.ones(len(ids))
+    other = None if baseline is None else f_of([baseline[name] for name in ids])
     constant = Constant(*best_constant(labels, lexicon, levels))
     always = f_of([constant.words] * len(words))
+    failed = {"no prediction": kept.failed} if kept.failed else {}
     first = rings[0]  # coverage and the like are the same at both rings
     return Evaluation(
         f=fmean(ring.f for ring in rings),
@@ -117,43 +149,9 @@ def evaluate_words(
         label_coverage=first.label_coverage,
         words_per_answer=first.words_per_answer,
         distinct_answers=len({frozenset(answer) for answer in words}),
-        clips=len(pairs),
+        clips=len(ids),
         groups=len(set(groups)),
         n=first.n,
-        skipped=first.skipped,
+        skipped={**first.skipped, **failed},
         signature=" + ".join(ring.signature for ring in rings),
-    )
-
-
-def evaluate_clips(
-    clips: Sequence[Clip],
-    words: Mapping[str, Sequence[str]],
-    lexicon: Lexicon,
-    level: int = 1,
-    *,
-    baseline: Mapping[str, Sequence[str]] | None = None,
-) -> Evaluation:
-    """Evaluate a model's words on labelled clips, and compare them with another's.
-
-    Raises:
-        InputError: a clip has no labels or is labelled by an intensity, or the baseline lacks it.
-    """
-    bare = [clip.id for clip in clips if not isinstance(clip.truth, tuple)]
-    if bare:
-        raise InputError(
-            f"{len(bare)} of {len(clips)} clips have no labels, or an intensity (first: "
-            f"{bare[0]!r}): `predict` needs none, and `score --metric sentiment` reads intensities"
-        )
-    lacking = [clip.id for clip in clips if baseline is not None and clip.id not in baseline]
-    if lacking:
-        raise InputError(
-            f"the baseline has no prediction for {len(lacking)} of {len(clips)} clips (first: "
-            f"{lacking[0]!r}): compare predictions of the same manifest"
-        )
-    return evaluate_words(
-        [(clip.labels or (), words[clip.id]) for clip in clips],
-        [clip.group or clip.id for clip in clips],
-        lexicon,
-        (level,),
-        baseline=[baseline[clip.id] for clip in clips] if baseline is not None else None,
     )

@@ -23,7 +23,7 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Completion, Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import sha256_of, write_whole, writing
+from affectgpt_r1.files import json_line, sha256_of, writing
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import PROFILES, encoders_of, load_processor
@@ -129,15 +129,15 @@ def perceive_clips(
     source: EncoderSource,
     cache: FeatureCache | None,
     progress: Progress | None = None,
-) -> list[Features]:
-    """Features of every clip, from the cache where it has them.
+) -> list[tuple[Clip, Features]]:
+    """Every clip with its features, from the cache where it has them.
 
     Raises:
         MediaError: a clip cannot be read; named by its file.
         MissingFileError: a clip is not in the cache and the encoders are not on this machine.
         ModelFolderError: the encoders here are not those that the model was trained on.
     """
-    return [perceive(clip, source, cache) for clip in counted(clips, len(clips), progress)]
+    return [(clip, perceive(clip, source, cache)) for clip in counted(clips, len(clips), progress)]
 
 
 def predict(
@@ -162,8 +162,7 @@ def predict(
     rest, model, how = iter(clips), predictor.signature, asked_as(mode, decode, without, seed)
     while part := list(islice(rest, BATCH)):
         read = [(clip, found) for clip, found in part if not isinstance(found, str)]
-        replies = _replies(predictor, read, mode, _DECODING[decode], without, seed) if read else []
-        said = iter(replies)
+        said = _replies(predictor, read, mode, _DECODING[decode], without, seed)
         for clip, found in part:
             about = model, how, clip.dataset, clip.truth
             if isinstance(found, str):
@@ -183,7 +182,7 @@ def _replies(
     without: Collection[Part],
     seed: int,
 ) -> Iterator[tuple[Completion, tuple[str, ...]]]:
-    """What the model replies to each of some clips, and what was odd about asking it."""
+    """Each clip's reply, and what was odd about asking for it; asked once one is taken."""
     model, processor = predictor.model, predictor.processor
     prompts = [
         processor.ask(
@@ -254,7 +253,7 @@ def predict_into(
         left, source = clips[done:], predictor.encoders
         seen = ((clip, faults.get(clip.id) or perceive(clip, source, cache)) for clip in left)
         for count, prediction in enumerate(predict(predictor, seen, **how), done + 1):
-            file.write(_line(prediction).encode(errors="backslashreplace"))
+            file.write(json_line(json_row(prediction)))
             file.flush()
             progress(count, len(clips))
     return done
@@ -278,15 +277,6 @@ def _name_of(line: bytes) -> tuple[object, ...] | None:
         return row["id"], row["model"], row["signature"]
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write predictions as JSON Lines; the file appears whole."""
-    write_whole(path, "".join(map(_line, predictions)))
-
-
-def _line(prediction: Prediction) -> str:
-    return json.dumps(json_row(prediction), ensure_ascii=False) + "\n"
 
 
 def _digest(folder: Path) -> str:

@@ -7,7 +7,6 @@ numbers; the templates choose among them, draw and word. The one score computed 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -19,19 +18,19 @@ from jinja2 import Environment, PackageLoader
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
-from affectgpt_r1.emotion.score import sample_f
+from affectgpt_r1.emotion.score import Pair, sample_f
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
-from affectgpt_r1.evaluation.evaluate import evaluate_clips
-from affectgpt_r1.evaluation.scoring import Rule, keep
+from affectgpt_r1.evaluation.evaluate import Evaluation, Kept
 from affectgpt_r1.files import write_whole, writing
-from affectgpt_r1.rows import json_lines
+from affectgpt_r1.rows import own_rows
 
 
 def write_report(
     path: Path,
     lexicon: Lexicon,
-    rows: Sequence[AnswerRow] = (),
+    kept: Kept,
+    result: Evaluation | None,
     clips: Iterable[Clip] = (),
     before: Mapping[str, Sequence[str]] | None = None,
     *,
@@ -43,32 +42,25 @@ def write_report(
     Args:
         path: the HTML file.
         lexicon: words to classes.
-        rows: answers with their labels, as `read_answers` returns them; none: a run alone.
-        clips: those that were answered, as far as more is known of them than the rows tell. Of
+        kept: answers with their labels; none where only a run is shown.
+        result: their evaluation, where there are any.
+        clips: those that were answered, as far as more is known of them than the answers tell. Of
             those that are shown, the media are read.
-        before: the baseline's words by id.
+        before: the baseline's words by id, with which they were evaluated.
         level: ring of the wheels.
         run: a run folder, whose curves are drawn.
 
     Raises:
-        InputError: the answers cannot be scored, there is nothing to show, or the file cannot be
-            written.
+        InputError: there is nothing to show, or the file cannot be written.
     """
     curves = _curves(run / "metrics.jsonl") if run else {}
-    if not rows and not curves:
+    if result is None and not curves:
         raise InputError(f"{run} has no metrics.jsonl: name a run folder or a predictions file")
-    kept, known = keep(rows, Rule(), "the answers"), {clip.id: clip for clip in clips}
-    cards, result = [], None
-    for row, (labels, words) in zip(kept.rows, kept.pairs, strict=True):
-        clip = replace(known.get(row.id) or Clip(row.id), labels=tuple(labels))
-        clip = replace(clip, group=row.group if row.group != row.id else clip.group)
-        was = None if before is None else before.get(row.id)
-        cards.append(_card(clip, words, was, row.given, lexicon, level))
-    sides = [(card["clip"].labels, card["words"]) for card in cards]
-    if rows:
-        said = {card["clip"].id: tuple(card["words"]) for card in cards}
-        answered = [card["clip"] for card in cards]
-        result = evaluate_clips(answered, said, lexicon, level, baseline=before)
+    known = {clip.id: clip for clip in clips}
+    cards = [
+        _card(row, pair, known.get(row.id) or Clip(row.id), before, lexicon, level)
+        for row, pair in zip(kept.rows, kept.pairs, strict=True)
+    ]
     html = (
         environment(lexicon)
         .get_template("report.html")
@@ -76,10 +68,9 @@ def write_report(
             run=run.resolve().name if run else "",
             curves=curves,
             result=result,
-            failed=kept.failed,
             cards=cards,
             count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
-            wheels=[wheel_figures(sides, lexicon, level, wheel) for wheel in range(WHEELS)],
+            wheels=[wheel_figures(kept.pairs, lexicon, level, wheel) for wheel in range(WHEELS)],
             media=cache(_media),
         )
     )
@@ -96,20 +87,20 @@ def environment(lexicon: Lexicon) -> Environment:
 
 
 def _card(
+    row: AnswerRow,
+    pair: Pair,
     clip: Clip,
-    words: Sequence[str],
-    before: Sequence[str] | None,
-    given: Mapping[str, Any],
+    before: Mapping[str, Sequence[str]] | None,
     lexicon: Lexicon,
     level: int,
 ) -> dict[str, Any]:
     """A clip, and what was said of it.
 
     Args:
-        clip: labelled.
-        words: the answer's.
-        before: the baseline's.
-        given: what else the answer's row holds, of any kind.
+        row: the answer; what else its file's row holds may be of any kind.
+        pair: the labels and the answer's words.
+        clip: what is known of it besides its labels.
+        before: the baseline's words by id.
         lexicon, level: what scores.
 
     Returns:
@@ -117,7 +108,8 @@ def _card(
         shares a class with the labels), miss, or unknown to the lexicon; F, and its gain over the
         baseline's, None where nothing can be said; texts of the row, "" or [] where it has none.
     """
-    labels = clip.labels or ()
+    (labels, words), given = pair, row.given
+    old = None if before is None else before[row.id]
     judgeable = any(map(lexicon.counts, labels))
 
     def score(words: Sequence[str]) -> float | None:
@@ -127,13 +119,13 @@ def _card(
         wrong = {word: "miss" if lexicon.knows(word) else "unknown" for word in words}
         return {word: "hit" if score([word]) else kind for word, kind in wrong.items()}
 
-    f, was = score(words), None if before is None else score(before)
+    f, was = score(words), None if old is None else score(old)
     think = given.get("think") or parse_completion(str(given.get("completion") or "")).think
     return {
         "clip": clip,
         "labels": dict.fromkeys(labels),
         "words": judged(words),
-        "before": None if before is None else judged(before),
+        "before": None if old is None else judged(old),
         "f": f,
         "gain": None if f is None or was is None else round(f - was, 9),
         "subtitle": clip.subtitle or str(given.get("subtitle") or ""),
@@ -167,10 +159,7 @@ def _curves(path: Path) -> dict[str, dict[str, Any]]:
         a few updates, and `smooth`, to means over a twentieth of the run; `alarms`, the updates at
         which the figure looked like trouble.
     """
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    # Of a run that is at work the last line may be half of one.
-    rows = [row for _, row in json_lines(text) if isinstance(row, dict)]
-    curves = {}
+    rows, curves = own_rows(path), {}
     for name in sorted({name for row in rows for name in row} - {"step", "epoch"}):
         values: list[tuple[int, Any]] = [(row["step"], row.get(name)) for row in rows]
         found = [it for it in values if isinstance(it[1], int | float) and abs(it[1]) < 1e100]

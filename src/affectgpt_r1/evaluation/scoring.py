@@ -4,7 +4,6 @@ Everything that `affectgpt-r1 score` does but its options. A preset is the combi
 ring and parser by which a published number was made (METRIC.md); the score itself is `emotion`'s.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,7 +21,6 @@ from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import (
     Answer,
-    Pair,
     best_constant,
     hit_rate,
     reasons,
@@ -34,9 +32,9 @@ from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import write_whole, writing
+from affectgpt_r1.files import write_rows, writing
 from affectgpt_r1.progress import Progress
 
 Metric = Literal["ew", "hit", "sentiment"]
@@ -145,32 +143,6 @@ def read_predictions(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Rows that can be scored, and the number that cannot.
-
-    Attributes:
-        rows: with a prediction.
-        pairs: their labels and words, as the parser returns them (no words for sentiment labels).
-        failed: rows whose prediction could not be obtained: left out.
-    """
-
-    rows: tuple[AnswerRow, ...]
-    pairs: tuple[Pair, ...]
-    failed: int
-
-    @property
-    def groups(self) -> list[str]:
-        """Of the rows."""
-        return [row.group for row in self.rows]
-
-    @property
-    def truths(self) -> list[object]:
-        """Labels as they are scored: words, or a number where there are none."""
-        both = zip(self.rows, self.pairs, strict=True)
-        return [labels or row.labels for row, (labels, _) in both]
-
-
 def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     """Parse rows for a metric.
 
@@ -252,8 +224,7 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
 
 
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    found = evaluate_words(kept.pairs, kept.groups, lexicon, rule.levels, parser=rule.parser)
-    row = json_row(found)
+    row = json_row(evaluate_words(kept, lexicon, rule.levels, parser=rule.parser))
     del row["baseline"], row["over_baseline"]
     return row
 
@@ -367,7 +338,7 @@ def _part(kept: Kept, ids: Sequence[str]) -> Kept:
 
 def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
     """What each sample contributes: JSON Lines, whole or not at all."""
-    lines = []
+    samples = []
     sentiments = _sentiments(kept, lexicon) if rule.metric == "sentiment" else None
     for i, (row, (labels, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
         sample: dict[str, object] = {"id": row.id, "labels": row.labels, "words": list(words)}
@@ -381,6 +352,6 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
             sample["f"] = sum(fs) / len(fs)
             sample["wheels"] = [sample_wheels(labels, words, lexicon, le) for le in rule.levels]
         sample["unknown"] = [word for word in words if not lexicon.knows(word)]
-        lines.append(json.dumps(sample))
+        samples.append(sample)
     with writing(path):
-        write_whole(path, "\n".join(lines) + "\n")
+        write_rows(path, samples)

@@ -8,7 +8,6 @@ Manifest, media and cache lie where all machines find them under one path. Actor
 the cache, so one that is lost costs what it had in flight.
 """
 
-import json
 import os
 import random
 from collections import ChainMap, Counter
@@ -21,14 +20,14 @@ from typing import Any, Literal
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
-from affectgpt_r1.files import make_folder, write_whole
+from affectgpt_r1.files import append_row, make_folder, write_rows
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, encoded
-from affectgpt_r1.progress import Progress
-from affectgpt_r1.rows import json_lines
+from affectgpt_r1.progress import Progress, counted
+from affectgpt_r1.rows import own_rows
 
 #: What became of a clip: encoded, found in the cache, or failed.
 Fate = Literal["encoded", "cached", "failed"]
@@ -89,14 +88,14 @@ def encode_clips(
         fates["failed" if reason else fate] += 1
         if reason:
             row = {"id": clip.id, "media": _name(clip), "reason": reason}
-            with (cache.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(cache.folder / "failures.jsonl", row)
         else:
             solved.add(_name(clip))
 
     read = partial(read_unless_cached, source.eyes(), cache.folder, crops)
     try:
-        for done, (clip, found, reason) in enumerate(guarded(read, wanted, guard), 1):
+        fresh = counted(guarded(read, wanted, guard), len(wanted), progress)
+        for done, (clip, found, reason) in enumerate(fresh, 1):
             if found is None:
                 note(clip, "failed", reason)
             elif found[1] is None or found[0] in mine:
@@ -113,8 +112,6 @@ def encode_clips(
             if len(mine) >= SHARD_CLIPS or (done == len(wanted) and len(mine) >= SHARD_CLIPS // 8):
                 cache.pack([*map(cache.path, mine)])
                 mine = set()
-            if progress:
-                progress(done, len(wanted))
     finally:
         _strike(cache, solved)
     return fates
@@ -252,12 +249,9 @@ def _strike(cache: FeatureCache, solved: set[str]) -> None:
     """Take what could be encoded after all off the cache's list."""
     if solved & (listed := _failures(cache)).keys():
         left = [row for name, row in listed.items() if name not in solved]
-        text = "".join(f"{json.dumps(row)}\n" for row in left)
-        write_whole(cache.folder / "failures.jsonl", text)
+        write_rows(cache.folder / "failures.jsonl", left)
 
 
 def _failures(cache: FeatureCache) -> dict[str, dict[str, Any]]:
-    """What is listed, by media; a line that a kill tore counts for nothing."""
-    path = cache.folder / "failures.jsonl"
-    rows = json_lines(path.read_text(encoding="utf-8") if path.is_file() else "")
-    return {str(row.get("media")): row for _, row in rows if isinstance(row, dict)}
+    """What is listed, by media."""
+    return {row["media"]: row for row in own_rows(cache.folder / "failures.jsonl")}

@@ -24,6 +24,7 @@ from affectgpt_r1.config import GrpoRecipe
 from affectgpt_r1.dialogue import Completion, parse_completion
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
+from affectgpt_r1.files import append_row
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, sample, seed_of
 from affectgpt_r1.model.sharding import is_sharded
@@ -31,7 +32,6 @@ from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
 from affectgpt_r1.rewards.perception import Judge
-from affectgpt_r1.training.run_folder import append_json
 from affectgpt_r1.training.trainer import Examples, RunTrainer
 
 #: Below this spread a group counts as equal; TRL's epsilon in the division is the same.
@@ -282,7 +282,7 @@ class GrpoTrainer(RunTrainer):
         ]
         for row in gather_object(rows):
             if self.is_world_process_zero():
-                append_json(self.run_folder / "rollouts.jsonl", row)
+                append_row(self.run_folder / "rollouts.jsonl", row)
 
 
 def _nothing(model: AffectGPTForConditionalGeneration) -> Tensor:

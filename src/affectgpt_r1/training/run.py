@@ -16,7 +16,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from affectgpt_r1.asking import Server, check_server
-from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.clips import Clip, read_labelled, read_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -27,7 +27,6 @@ from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.features import EncoderSource
 from affectgpt_r1.progress import Progress as Reading
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
@@ -37,7 +36,7 @@ from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer
 from affectgpt_r1.training.likelihood import LikelihoodJudge
 from affectgpt_r1.training.run_folder import check_run, locked
-from affectgpt_r1.training.trainer import Examples, Progress, RunTrainer
+from affectgpt_r1.training.trainer import Progress, RunTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
-    examples = _examples(clips, encoders, recipe.data, reading)
+    examples = perceive_clips(clips, encoders, FeatureCache(recipe.data.cache), reading)
     del encoders  # what is trained reads features only
     predictor = Predictor(model, processor, encoders_of(model.config), "")
     held_out = _held_out(predictor, recipe, Lexicon.load(), reading)
@@ -127,7 +126,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
             f"beta={recipe.beta} needs a reference, which is the model with its adapter off, but "
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
-    examples = _examples(known, predictor.encoders, recipe.data, reading)
+    examples = perceive_clips(known, predictor.encoders, FeatureCache(recipe.data.cache), reading)
     trainer = GrpoTrainer(
         predictor.model,
         predictor.processor,
@@ -147,8 +146,8 @@ def _held_out(
     """The model's F on the clips held out, as it is when asked; all processes must ask."""
     if recipe.data.held_out is None:
         return None
-    clips = _labelled(Path(recipe.data.held_out))
-    examples = _examples(clips, predictor.encoders, recipe.data, told)
+    clips = read_labelled(Path(recipe.data.held_out))
+    examples = perceive_clips(clips, predictor.encoders, FeatureCache(recipe.data.cache), told)
     mode: Mode = getattr(recipe, "mode", "answer")
 
     def f() -> float:
@@ -168,8 +167,8 @@ def _judge(
         return None
     if settings.url is None:
         predictor = load_predictor(Path(settings.model))
-        examples = _examples(clips, predictor.encoders, recipe.data, reading)
-        features = {clip.id: found for clip, found in examples}
+        seen = perceive_clips(clips, predictor.encoders, FeatureCache(recipe.data.cache), reading)
+        features = {clip.id: found for clip, found in seen}
         return LikelihoodJudge(predictor, features, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
     server = Server(**settings.model_dump(include=told))
@@ -220,7 +219,7 @@ def asked_by_sigterm(trainer: RunTrainer) -> Iterator[None]:
 
 
 def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
-    clips = _labelled(Path(data.train))
+    clips = read_labelled(Path(data.train))
     for other in filter(None, (data.test, data.held_out)):
         apart = {clip.id for clip in read_manifest(Path(other))}
         shared = [clip.id for clip in clips if clip.id in apart]
@@ -233,21 +232,3 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
                 "data.allow_shared=true"
             )
     return clips
-
-
-def _labelled(path: Path) -> tuple[Clip, ...]:
-    clips = read_manifest(path)
-    bare = [clip.id for clip in clips if clip.labels is None]
-    if bare:
-        raise InputError(
-            f"{path}: {len(bare)} of {len(clips)} clips have no labels (first: {bare[0]!r}): "
-            "training needs them all"
-        )
-    return clips
-
-
-def _examples(
-    clips: Sequence[Clip], source: EncoderSource, data: DataSettings, reading: Reading
-) -> Examples:
-    found = perceive_clips(clips, source, FeatureCache(data.cache), reading)
-    return list(zip(clips, found, strict=True))

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
-from affectgpt_r1.errors import CheckpointError, InputError, RecipeError
+from affectgpt_r1.errors import CheckpointError, RecipeError
 from affectgpt_r1.evaluation.doctor import versions
-from affectgpt_r1.files import make_folder, write_whole
+from affectgpt_r1.files import make_folder, write_rows, write_whole, writing
+from affectgpt_r1.rows import own_rows
 
 #: Where a judge is and how long it is waited for: a run goes on with a server that moved.
 _MAY_CHANGE = {f"judge.{n}" for n in ("url", "concurrency", "timeout_s", "retries", "budget_s")}
+_GO_ON = "make room or give the permission; the same command goes on from the last checkpoint"
 
 
 def check_run(folder: Path, recipe: Recipe) -> bool:
@@ -74,10 +76,10 @@ def locked(folder: Path, recipe: BaseModel) -> Iterator[None]:
     """Begin a run in its folder, or go on, and hold it; the first process holds it for all.
 
     Raises:
-        CheckpointError: another run that lives holds it; or what is done inside the block cannot
-            write there.
+        CheckpointError: another run that lives holds it.
+        InputError: what is done inside the block cannot write there.
     """
-    with _told_as_full(folder):
+    with writing(folder, _GO_ON, (OSError, SafetensorError, RuntimeError)):
         begin_run(folder, recipe)
         with (folder / "lock").open("w") as file:
             if os.environ.get("RANK", "0") == "0":
@@ -90,27 +92,6 @@ def locked(folder: Path, recipe: BaseModel) -> Iterator[None]:
             yield
 
 
-@contextmanager
-def _told_as_full(folder: Path) -> Iterator[None]:
-    """A full disk or a missing permission, by whichever library it is found."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save says it in a way of its own.
-        if isinstance(error, RuntimeError | InputError) and "inline_container" not in str(error):
-            raise
-        raise CheckpointError(
-            f"{folder} cannot be written ({' '.join(str(error).split())}): make room or give the "
-            "permission; the same command goes on from the last checkpoint"
-        ) from None
-
-
-def append_json(path: Path, row: Mapping[str, object]) -> None:
-    """Append one line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop the lines of steps after `step`: a resumed run writes them again.
 
@@ -119,14 +100,9 @@ def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
     Returns:
         What is left, in order.
     """
-    kept: list[dict[str, Any]] = []
-    if not path.is_file():
-        return kept
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        with suppress(ValueError, KeyError, TypeError):
-            if int((row := json.loads(line))["step"]) <= step:
-                kept.append(row)
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    kept = [row for row in own_rows(path) if row["step"] <= step]
+    if path.is_file():
+        write_rows(path, kept)
     return kept
 
 

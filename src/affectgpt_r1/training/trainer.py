@@ -26,14 +26,14 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe, OptimizerSettings
 from affectgpt_r1.errors import InputError, TrainingError
-from affectgpt_r1.files import make_folder
+from affectgpt_r1.files import append_row, make_folder
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.sharding import is_sharded, shard, spread_like, whole
 from affectgpt_r1.perception.features import Features
 from affectgpt_r1.training.checkpoints import checkpoint_path, note_f, rotate, seal, step_of
 from affectgpt_r1.training.monitor import alarms
-from affectgpt_r1.training.run_folder import append_json, drop_after
+from affectgpt_r1.training.run_folder import drop_after
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class RunTrainer(Trainer):
                 logger.warning("step %d: %s", step, found[name])
             if found:
                 row["alarms"] = sorted(found)
-            append_json(self.run_folder / "metrics.jsonl", row)
+            append_row(self.run_folder / "metrics.jsonl", row)
             self.progress(step, self.state.max_steps, row)
 
     def _run_epoch(self, *given: Any, **settings: Any) -> None:
