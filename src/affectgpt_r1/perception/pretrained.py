@@ -44,6 +44,7 @@ class PretrainedEncoder:
         model: of one of the `kinds`, on the CPU.
         processor: prepares the input; None: it is taken raw.
         device: where the model runs.
+        **more: settings on which the output depends too.
 
     Each encoder says how a clip's steps are prepared, and what features are of what was prepared.
     """
@@ -51,14 +52,13 @@ class PretrainedEncoder:
     #: The model types that the encoder can use, and what loads the processor of each.
     kinds: ClassVar[Mapping[str, Callable[..., Any] | None]]
 
-    def __init__(self, model: PreTrainedModel, processor: Any = None, device: str = "cpu") -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: Any = None, device: str = "cpu", **more: str | int
+    ) -> None:
         self._model, self._processor = model, processor
-        self.name = str(model.config.model_type)
-        self.settings: Mapping[str, str | int | float | bool] = {
-            "version": 1,
-            "revision": weights_revision(model),
-            "dtype": str(model.dtype),
-        }
+        self.name, revision = str(model.config.model_type), weights_revision(model)
+        more |= {"version": 1, "revision": revision, "dtype": str(model.dtype)}
+        self.settings: Mapping[str, str | int | float | bool] = more
         torch.nn.Module.to(model, torch.device(device))
 
     def encode(self, steps: NDArray[Any]) -> NDArray[np.float32]:
@@ -118,15 +118,10 @@ class ClipImageEncoder(PretrainedEncoder):
     def __init__(self, model: PreTrainedModel, processor: Any, device: str = "cpu") -> None:
         if hasattr(model, "text_model"):
             del model.text_model
-        super().__init__(model, processor, device)
         square = processor.crop_size if processor.do_center_crop else processor.size
         self._side = square.height or square.shortest_edge
-        self.settings = {
-            **self.settings,
-            "side": self._side,
-            "mean": str(list(processor.image_mean)),
-            "std": str(list(processor.image_std)),
-        }
+        mean, std = str(list(processor.image_mean)), str(list(processor.image_std))
+        super().__init__(model, processor, device, side=self._side, mean=mean, std=std)
         black = np.zeros((1, self._side, self._side, 3), dtype=np.uint8)
         self.width = int(self.encode(black).shape[1])
 
