@@ -382,4 +382,4 @@ def _train(recipe: Any) -> object:
 
     train = train_grpo if recipe.stage == "grpo" else train_cold_start
     with console.bars() as bar:
-        return train(recipe, bar("reading clips"), console.steps(bar(recipe.stage)))
+        return train(recipe, bar("reading clips"), partial(console.step, bar(recipe.stage)))
