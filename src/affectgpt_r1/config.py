@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from affectgpt_r1.errors import MissingFileError, RecipeError
 
-PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 LengthPenalty = Literal["none", "p1", "p2", "p3"]
@@ -331,8 +330,8 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
     """
     try:
         settings = yaml.load(_read(source), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(source, ["not YAML: " + " ".join(str(error).split())]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(source, [f"not YAML in UTF-8: {' '.join(str(error).split())}"]) from None
     if not isinstance(settings, dict):
         raise RecipeError(source, ["holds no keys: write `key: value` lines"])
     problems = [fault for item in overrides if (fault := _override(settings, item))]
@@ -360,10 +359,7 @@ def recipe_yaml(recipe: BaseModel) -> str:
 def _read(source: str) -> str:
     for path in (Path(source), _FOLDER / f"{source}.yaml"):
         if path.is_file():
-            try:
-                return path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise RecipeError(source, ["not UTF-8 text: name a YAML file"]) from None
+            return path.read_text(encoding="utf-8")
     near = get_close_matches(source, recipe_names(), 1)
     hint = f"{near[0]!r} is meant?" if near else f"the package has {', '.join(recipe_names())}"
     raise MissingFileError(f"no recipe {source!r}: {hint}")
