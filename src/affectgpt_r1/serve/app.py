@@ -40,10 +40,9 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import read_answers
 from affectgpt_r1.evaluation.predict import Predictor
-from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.evaluation.report import environment, wheel_figures
 from affectgpt_r1.media.worker import Guard, processes
-from affectgpt_r1.serve.desk import Desk, Said
+from affectgpt_r1.serve.desk import Desk
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
 _PATHS = ("/v1/predict", "/v1/score", "/metrics")
@@ -70,7 +69,7 @@ def create_app(
     Raises:
         MissingFileError, ModelFolderError: the model's encoders cannot be loaded.
     """
-    guard, pages = Guard(limits.workers, limits.wall_s), Jinja2Templates(env=environment(lexicon))
+    guard, site = Guard(limits.workers, limits.wall_s), Jinja2Templates(env=environment(lexicon))
     predictor.encoders.load()  # what is wrong with them is told before anyone asks
 
     @asynccontextmanager
@@ -79,13 +78,12 @@ def create_app(
             app.state.desk = Desk(predictor, pool, guard, limits.max_duration_s)
             yield
 
+    largest = limits.max_mib << 20
     app = FastAPI(
-        title="AffectGPT-R1",
-        version=__version__,
-        lifespan=lifespan,
-        exception_handlers={InputError: _told, ClientDisconnect: _told},
-        max_body_size=limits.max_mib << 20,
+        title="AffectGPT-R1", version=__version__, lifespan=lifespan, max_body_size=largest
     )
+    app.add_exception_handler(InputError, _told)
+    app.add_exception_handler(ClientDisconnect, _told)  # nobody hears it
     app.middleware("http")(_gate(limits, token))
     metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
     metrics.instrument(app).expose(app, include_in_schema=False)
@@ -94,29 +92,31 @@ def create_app(
 
     @app.get("/", include_in_schema=False)
     def page(request: Request) -> HTMLResponse:
-        shown = {"limits": limits, "token": bool(token)}
-        return pages.TemplateResponse(request, "page.html", shown)
+        return site.TemplateResponse(request, "page.html", {"limits": limits, "token": bool(token)})
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Whether the server is there, and with which model."""
         return {"status": "ok", "model": predictor.signature}
 
-    @app.post("/v1/predict", response_model=None)
+    @app.post("/v1/predict")
     async def predict(
         request: Request,
         file: UploadFile | None = None,
         name: Annotated[str | None, Form(max_length=1000)] = None,
         subtitle: Annotated[str, Form(max_length=2000)] = "",
         mode: Annotated[Mode, Form()] = "answer",
-    ) -> dict[str, Any] | HTMLResponse:
+    ) -> Response:
         """What a person in a clip feels, in words: a file, or the name of one in the folder.
 
         As HTML, with faces, waveform and wheels, where text/html is accepted.
         """
         async with _clip(file, name, limits.folder) as clip:
-            said = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
-        return _reply(request, said, lexicon, pages)
+            answer, portrait = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
+        answer["classes"] = {word: lexicon.classes(word) for word in answer["words"] or ()}
+        if "text/html" not in request.headers.get("accept", ""):
+            return JSONResponse(answer)
+        return site.TemplateResponse(request, "answer.html", _shown(answer, portrait, lexicon))
 
     @app.post("/v1/score", openapi_extra=_JSON_LINES)
     async def score(
@@ -150,18 +150,10 @@ async def _told(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, 422)
 
 
-def _reply(
-    request: Request, said: Said, lexicon: Lexicon, pages: Jinja2Templates
-) -> dict[str, Any] | HTMLResponse:
-    words = said.prediction.words or ()
-    classes = {word: lexicon.classes(word) for word in words}
-    facts = {"classes": classes, "duration_s": said.duration_s, "timing_s": said.timing_s}
-    answer = json_row(said.prediction) | facts
-    if "text/html" not in request.headers.get("accept", ""):
-        return answer
-    wheels = [wheel_figures([((), words)], lexicon, 1, wheel) for wheel in range(WHEELS)]
-    shown = {"answer": answer, "shown": said.portrait, "wheels": wheels}
-    return pages.TemplateResponse(request, "answer.html", shown)
+def _shown(answer: dict[str, Any], portrait: Any, lexicon: Lexicon) -> dict[str, Any]:
+    sides = [((), answer["classes"])]
+    wheels = [wheel_figures(sides, lexicon, 1, wheel) for wheel in range(WHEELS)]
+    return {"answer": answer, "shown": portrait, "wheels": wheels}
 
 
 def _gate(limits: Limits, token: str | None) -> DispatchFunction:
