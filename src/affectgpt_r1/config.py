@@ -134,11 +134,25 @@ class EncoderSettings(Section):
     face_model: Path | None = None
 
 
-class ColdStartRecipe(Section):
+class TrainingRecipe(Section):
+    """What both phases of training have.
+
+    Attributes:
+        stage: which phase.
+        profile: nano, small or full; of GRPO, that of the model it starts from.
+    """
+
+    stage: str
+    profile: Literal["nano", "small", "full"]
+    data: DataSettings
+    run: RunSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+
+class ColdStartRecipe(TrainingRecipe):
     """Phase 1: supervised tuning on descriptions and labels (PAPER.md, "Two phases").
 
     Attributes:
-        profile: nano, small or full.
         encoders: what is chosen in place of the profile's.
         think_share: share of samples taught in think mode; one without a description is always
             taught the answer alone.
@@ -151,12 +165,8 @@ class ColdStartRecipe(Section):
     """
 
     stage: Literal["cold-start"] = "cold-start"
-    profile: Literal["nano", "small", "full"]
     encoders: EncoderSettings = EncoderSettings()
-    data: DataSettings
-    run: RunSettings
     lora: LoraSettings = LoraSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
     think_share: Share = 0.5
     align_projectors: bool = False
     shuffle_labels: bool = False
@@ -228,11 +238,10 @@ class JudgeSettings(Section):
     cache: str | None = None
 
 
-class GrpoRecipe(Section):
+class GrpoRecipe(TrainingRecipe):
     """Phase 2: GRPO with the emotion-wheel score as reward; names as in TRL's GRPOConfig.
 
     Attributes:
-        profile: must be the profile of the model it starts from.
         model: a model or run folder, the result of cold start.
         mode: answer alone, or thinking first.
         loss_type: how tokens are averaged (grpo: in a completion, then over them; dapo: over all
@@ -246,11 +255,7 @@ class GrpoRecipe(Section):
     """
 
     stage: Literal["grpo"] = "grpo"
-    profile: Literal["nano", "small", "full"]
     model: str
-    data: DataSettings
-    run: RunSettings
-    optimizer: OptimizerSettings = OptimizerSettings()
     rollout: RolloutSettings = RolloutSettings()
     rewards: RewardSettings = RewardSettings()
     judge: JudgeSettings | None = None

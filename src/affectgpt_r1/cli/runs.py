@@ -24,7 +24,6 @@ from affectgpt_r1.progress import counted
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
-LIMITS = Limits()
 train = App(name="train", help="Train: cold start, then GRPO.")
 
 
@@ -223,7 +222,7 @@ def predict(
     *files: opt.Paths,
     model: Path,
     subtitle: opt.Text = "",
-    reply: opt.Reply = opt.REPLY,
+    reply: opt.Reply = opt.Reply(),
     cache: opt.Cache = None,
     out: Path | None = None,
     workers: opt.Count = 2,
@@ -276,7 +275,7 @@ def evaluate(
     *,
     out: Path | None = None,
     baseline: Path | None = None,
-    reply: opt.Reply = opt.REPLY,
+    reply: opt.Reply = opt.Reply(),
     without: list[Part] | None = None,
     lexicon: opt.LexiconName = "builtin",
     lexicon_folder: opt.LexiconFolder = None,
@@ -325,7 +324,7 @@ def serve(
     model: Path,
     host: str = LOCAL[0],
     port: opt.Whole = 8000,
-    limits: Annotated[Limits, Parameter("*")] = LIMITS,
+    limits: Annotated[Limits, Parameter("*")] = Limits(),
     lexicon: opt.LexiconName = "builtin",
     lexicon_folder: opt.LexiconFolder = None,
 ) -> None:
