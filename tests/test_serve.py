@@ -276,10 +276,15 @@ def test_the_rest_of_what_a_server_tells(server: Server) -> None:
 
 
 def test_token_rate_queue_and_time_are_kept(place: Place, tmp_path: Path) -> None:
-    options = ("--max-open=2", "--request-s=3", "--per-minute=30")
+    options = ("--max-open=2", "--request-s=3", "--per-minute=30", "--max-mib=2")
     with serving(place, tmp_path, *options, token="sesame") as server:
         assert server.ask(place.clips[0]).status_code == 401
         assert httpx.get(f"{server.url}/metrics").status_code == 401
+        try:  # a refused body is heard out, up to the limit of any
+            pieces = (bytes(1 << 17) for _ in range(64))
+            assert httpx.post(f"{server.url}/v1/score", content=pieces).status_code == 413
+        except (httpx.WriteError, httpx.ReadError):
+            pass  # it hung up on who went on sending
         assert server.lives()
         bearer = {"Authorization": "Bearer sesame"}
         open_ones: list[bytes] = []

@@ -11,7 +11,7 @@ no page of elsewhere can ask through a visitor's browser.
 import asyncio
 import hmac
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +23,12 @@ import uvicorn
 from fastapi import FastAPI, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from fastapi.templating import Jinja2Templates
+from limits import RateLimitItemPerMinute, storage, strategies
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.base import DispatchFunction, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -40,7 +40,6 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import read_answers
 from affectgpt_r1.evaluation.predict import Predictor
-from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.evaluation.report import environment, wheel_figures
 from affectgpt_r1.media.worker import Guard, processes
 from affectgpt_r1.serve.desk import Desk
@@ -70,7 +69,7 @@ def create_app(
     Raises:
         MissingFileError, ModelFolderError: the model's encoders cannot be loaded.
     """
-    pages, guard = environment(lexicon), Guard(limits.workers, limits.wall_s)
+    guard, site = Guard(limits.workers, limits.wall_s), Jinja2Templates(env=environment(lexicon))
     predictor.encoders.load()  # what is wrong with them is told before anyone asks
 
     @asynccontextmanager
@@ -79,55 +78,45 @@ def create_app(
             app.state.desk = Desk(predictor, pool, guard, limits.max_duration_s)
             yield
 
-    title = "AffectGPT-R1"
+    largest = limits.max_mib << 20
     app = FastAPI(
-        title=title, version=__version__, lifespan=lifespan, max_body_size=limits.max_mib << 20
+        title="AffectGPT-R1", version=__version__, lifespan=lifespan, max_body_size=largest
     )
+    app.add_exception_handler(InputError, _told)
+    app.add_exception_handler(ClientDisconnect, _told)  # nobody hears it
     app.middleware("http")(_gate(limits, token))
     metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
     metrics.instrument(app).expose(app, include_in_schema=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.mount("/static", StaticFiles(packages=[(__package__, "static")]))
 
-    @app.exception_handler(ClientDisconnect)  # nobody hears it
-    @app.exception_handler(InputError)
-    def told(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
-
     @app.get("/", include_in_schema=False)
-    def page() -> HTMLResponse:
-        return HTMLResponse(
-            pages.get_template("page.html").render(limits=limits, token=bool(token))
-        )
+    def page(request: Request) -> HTMLResponse:
+        return site.TemplateResponse(request, "page.html", {"limits": limits, "token": bool(token)})
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Whether the server is there, and with which model."""
         return {"status": "ok", "model": predictor.signature}
 
-    @app.post("/v1/predict", response_model=None)
+    @app.post("/v1/predict")
     async def predict(
         request: Request,
         file: UploadFile | None = None,
         name: Annotated[str | None, Form(max_length=1000)] = None,
         subtitle: Annotated[str, Form(max_length=2000)] = "",
         mode: Annotated[Mode, Form()] = "answer",
-    ) -> dict[str, Any] | HTMLResponse:
+    ) -> Response:
         """What a person in a clip feels, in words: a file, or the name of one in the folder.
 
         As HTML, with faces, waveform and wheels, where text/html is accepted.
         """
         async with _clip(file, name, limits.folder) as clip:
-            said = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
-        words = said.prediction.words or ()
-        classes = {word: lexicon.classes(word) for word in words}
-        facts = {"classes": classes, "duration_s": said.duration_s, "timing_s": said.timing_s}
-        answer = json_row(said.prediction) | facts
+            answer, portrait = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
+        answer["classes"] = {word: lexicon.classes(word) for word in answer["words"] or ()}
         if "text/html" not in request.headers.get("accept", ""):
-            return answer
-        wheels = [wheel_figures([((), words)], lexicon, 1, wheel) for wheel in range(WHEELS)]
-        template = pages.get_template("answer.html")
-        return HTMLResponse(template.render(answer=answer, shown=said.portrait, wheels=wheels))
+            return JSONResponse(answer)
+        return site.TemplateResponse(request, "answer.html", _shown(answer, portrait, lexicon))
 
     @app.post("/v1/score", openapi_extra=_JSON_LINES)
     async def score(
@@ -157,41 +146,40 @@ def listen(app: FastAPI, host: str, port: int, told: Callable[[str], None]) -> N
     uvicorn.Server(config).run([socket])
 
 
-def _gate(
-    limits: Limits, token: str | None
-) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+async def _told(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+def _shown(answer: dict[str, Any], portrait: Any, lexicon: Lexicon) -> dict[str, Any]:
+    sides = [((), answer["classes"])]
+    wheels = [wheel_figures(sides, lexicon, 1, wheel) for wheel in range(WHEELS)]
+    return {"answer": answer, "shown": portrait, "wheels": wheels}
+
+
+def _gate(limits: Limits, token: str | None) -> DispatchFunction:
     """What refuses requests before anything of a body is kept."""
-    rate, often = MovingWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute
-    open_now = 0
+    hits = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+    rate, open_now = RateLimitItemPerMinute(limits.per_minute), 0
 
-    def refusal(request: Request) -> tuple[int, str] | None:
-        borne = request.headers.get("authorization", "").encode()
-        if not rate.hit(often(limits.per_minute), request.client.host if request.client else ""):
-            return 429, f"more than {limits.per_minute} requests a minute: come again later"
-        if token and not hmac.compare_digest(borne, f"Bearer {token}".encode()):
-            return 401, "send the server's token: Authorization: Bearer TOKEN"
-        if open_now > limits.max_open:
-            return 429, f"{limits.max_open} requests are at work: come again in a second"
-        return None
-
-    async def gate(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
+    async def gate(request: Request, call_next: RequestResponseEndpoint) -> Response:
         nonlocal open_now
         if request.url.path not in _PATHS:
             return await call_next(request)
+        borne = request.headers.get("authorization", "").encode()
         open_now += 1
         try:
             async with asyncio.timeout(limits.request_s):
-                if refused := refusal(request):
-                    status, why = refused
-                    # Many clients cannot hear an answer while they still send.
-                    left = limits.max_mib << 20
-                    async for piece in request.stream():
-                        if (left := left - len(piece)) < 0:
-                            break
-                    return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
-                return await call_next(request)
+                if not hits.hit(rate, request.client.host if request.client else ""):
+                    status, why = 429, f"more than {limits.per_minute} requests a minute: wait"
+                elif token and not hmac.compare_digest(borne, f"Bearer {token}".encode()):
+                    status, why = 401, "send the server's token: Authorization: Bearer TOKEN"
+                elif open_now > limits.max_open:
+                    status, why = 429, f"{limits.max_open} requests are at work: wait a second"
+                else:
+                    return await call_next(request)
+                async for _ in request.stream():
+                    pass  # many clients cannot hear an answer while they still send
+                return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
         except TimeoutError:
             return JSONResponse({"detail": f"took longer than {limits.request_s:g} s"}, 408)
         finally:

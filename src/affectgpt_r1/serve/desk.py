@@ -6,7 +6,6 @@ Requests that wait while a batch is at work make up the next one. HTTP is not kn
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pebble import ProcessPool
@@ -16,27 +15,11 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predict
+from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.media import ClipMedia
 from affectgpt_r1.media.worker import Guard, outcome
 from affectgpt_r1.perception.features import encoded
 from affectgpt_r1.serve.look import look
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """An answer, and what it was given for.
-
-    Attributes:
-        prediction: the answer.
-        portrait: as `media.attach.portrait`.
-        duration_s: of the clip.
-        timing_s: what reading took, and waiting and answering.
-    """
-
-    prediction: Prediction
-    portrait: dict[str, Any]
-    duration_s: float
-    timing_s: dict[str, float]
 
 
 class Desk:
@@ -57,8 +40,12 @@ class Desk:
         #: By mode, the batch that is forming, and the task that will answer it.
         self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
 
-    async def ask(self, clip: Clip, mode: Mode) -> Said:
+    async def ask(self, clip: Clip, mode: Mode) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a clip and ask the model about it.
+
+        Returns:
+            The prediction as a JSON object, with the clip's `duration_s`, and in `timing_s` what
+            reading took, and waiting and answering; and the clip as `media.attach.portrait`.
 
         Raises:
             MediaError: it cannot be read, or is too long.
@@ -83,7 +70,8 @@ class Desk:
             del self._forming[mode]
         answers = await asyncio.shield(task)
         timing_s = {"reading": read_s - began_s, "answering": time.perf_counter() - read_s}
-        return Said(answers[place], shown, media.duration_s, timing_s)
+        facts = {"duration_s": media.duration_s, "timing_s": timing_s}
+        return json_row(answers[place]) | facts, shown
 
     async def _answer(
         self, batch: list[tuple[Clip, ClipMedia]], mode: Mode
