@@ -18,9 +18,9 @@ from pydantic import ConfigDict
 
 from affectgpt_r1.config import LengthPenalty, RewardSettings
 from affectgpt_r1.dialogue import Mode
+from affectgpt_r1.files import read_rows
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, term_means
 from affectgpt_r1.rewards.adapters import EmotionReward
-from affectgpt_r1.rows import read_rows
 
 __all__ = ["EmotionTaskset"]
 

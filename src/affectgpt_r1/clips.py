@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import InputError, ManifestError, MediaError, MissingFileError
-from affectgpt_r1.files import write_rows, writing
-from affectgpt_r1.rows import csv_lines, json_lines, read_rows
+from affectgpt_r1.files import csv_lines, json_lines, read_rows, write_rows, writing
 
 
 @dataclass(frozen=True, slots=True)

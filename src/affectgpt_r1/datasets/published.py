@@ -22,7 +22,7 @@ from affectgpt_r1.clips import Clip, open_crops, read_manifest, write_manifest
 from affectgpt_r1.datasets.npz import read_dict
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
-from affectgpt_r1.rows import csv_lines, read_rows
+from affectgpt_r1.files import csv_lines, read_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.score import Answer
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.rows import read_rows
+from affectgpt_r1.files import read_rows
 
 _ANSWERS = ("words", "prediction", "completion")
 _log = logging.getLogger(__name__)

@@ -22,8 +22,7 @@ from affectgpt_r1.emotion.score import Pair, sample_f
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
 from affectgpt_r1.evaluation.evaluate import Evaluation, Kept
-from affectgpt_r1.files import write_whole, writing
-from affectgpt_r1.rows import own_rows
+from affectgpt_r1.files import own_rows, write_whole, writing
 
 
 def write_report(

@@ -31,8 +31,8 @@ from affectgpt_r1.emotion.sentiment import sentiment_of
 from affectgpt_r1.emotion.significance import Interval, bootstrap
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import is_texts
+from affectgpt_r1.files import read_rows
 from affectgpt_r1.rewards import RewardBreakdown, RewardRule, reward, term_means
-from affectgpt_r1.rows import read_rows
 
 Kind = Literal["bound", "honest", "exploit"]
 Words: TypeAlias = Sequence[str]

@@ -20,14 +20,13 @@ from typing import Any, Literal
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
-from affectgpt_r1.files import append_row, make_folder, write_rows
+from affectgpt_r1.files import append_row, make_folder, own_rows, write_rows
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import SHARD_CLIPS, FeatureCache
 from affectgpt_r1.perception.features import EncoderSource, encoded
 from affectgpt_r1.progress import Progress, counted
-from affectgpt_r1.rows import own_rows
 
 #: What became of a clip: encoded, found in the cache, or failed.
 Fate = Literal["encoded", "cached", "failed"]

@@ -19,8 +19,7 @@ from safetensors import SafetensorError
 from affectgpt_r1.config import Recipe, load_recipe, recipe_yaml
 from affectgpt_r1.errors import CheckpointError, RecipeError
 from affectgpt_r1.evaluation.doctor import versions
-from affectgpt_r1.files import make_folder, write_rows, write_whole, writing
-from affectgpt_r1.rows import own_rows
+from affectgpt_r1.files import make_folder, own_rows, write_rows, write_whole, writing
 
 #: Where a judge is and how long it is waited for: a run goes on with a server that moved.
 _MAY_CHANGE = {f"judge.{n}" for n in ("url", "concurrency", "timeout_s", "retries", "budget_s")}
