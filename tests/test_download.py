@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from affectgpt_r1.emotion.download import FILES, TERMS, download, verify
 from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.tables import FILES, TERMS, download, verify
 from affectgpt_r1.errors import LexiconError
 from test_ask import Local
 from test_cli import answer, complaint, run

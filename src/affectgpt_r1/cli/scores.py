@@ -10,6 +10,7 @@ from cyclopts import App
 from affectgpt_r1.cli import options as opt
 from affectgpt_r1.clips import read_manifest
 from affectgpt_r1.console import audit_table, bars, people
+from affectgpt_r1.emotion import tables
 from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
@@ -216,15 +217,13 @@ def download(*, folder: Path | None = None, accept_terms: bool = False) -> dict[
         folder: Of the tables [default: in the user's cache].
         accept_terms: You have read the terms and accept them.
     """
-    from affectgpt_r1.emotion import download
-
-    people.print(download.TERMS, highlight=False)
+    people.print(tables.TERMS, highlight=False)
     if not accept_terms:
         raise InputError("nothing was fetched: say --accept-terms if you accept these terms")
     place = folder or authors_folder()
     with bars() as bar:
-        download.download(place, progress=bar("fetching"))
-    return {"folder": place, "files": len(download.FILES)}
+        tables.download(place, progress=bar("fetching"))
+    return {"folder": place, "files": len(tables.FILES)}
 
 
 @lexicon.command
@@ -234,10 +233,8 @@ def verify(*, folder: Path | None = None) -> dict[str, Any]:
     Args:
         folder: Of the tables [default: in the user's cache].
     """
-    from affectgpt_r1.emotion.download import verify
-
     place = folder or authors_folder()
-    if wrong := verify(place):
+    if wrong := tables.verify(place):
         raise ProblemsError(str(place), [f"{name} {what}" for name, what in wrong.items()])
     return {"folder": place, "verified": True}
 

@@ -2,6 +2,9 @@
 
 Read from this package's own file, or from the folder in which the authors hand theirs out
 (METRIC.md, "Tables"), and compiled into word -> classes. Looking words up is `lexicon`'s part.
+
+The authors' files stay theirs: they are not part of this package, and are fetched only for a user
+who accepts their terms, and checked.
 """
 
 import csv
@@ -18,6 +21,8 @@ from zipfile import BadZipFile
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import LexiconError
+from affectgpt_r1.files import sha256_of, write_whole
+from affectgpt_r1.progress import Progress, counted
 
 #: word -> class, for each of two rings.
 WheelTable: TypeAlias = Sequence[Mapping[str, str]]
@@ -26,6 +31,24 @@ Table = TypeVar("Table")
 _WHEEL_SIZES = {f"wheel{i}.xlsx": size for i, size in enumerate((114, 126, 78, 102, 77), 1)}
 #: What a damaged table does to its reader (XML that is none is a SyntaxError).
 _FAULTS = (OSError, BadZipFile, zlib.error, SyntaxError, csv.Error, LookupError, ValueError)
+_DATA = files("affectgpt_r1.emotion") / "data"
+
+#: What a user accepts; printed before anything is fetched.
+TERMS = (
+    "The emotion-wheel tables are published by the authors of MER2024 to MER2026 in the MERTools "
+    "repository (github.com/zeroQiaoba/MERTools), under Apache-2.0 with a line in its README that "
+    "limits them to non-commercial use."
+)
+SOURCE = "https://raw.githubusercontent.com/zeroQiaoba/MERTools"
+_OF_2025 = "fb8dda0ebd52281f69affcbec3cc34dfd281f1ba/MER2025/MER2025_Track23/emotion_wheel"
+_OF_2026 = "1052cb82fb05b91f821bd197de5bb123fcc9b0e3/MER2026/MER2026_Track2/emotion_wheel"
+_SUMS = (_DATA / "authors.sha256").read_text(encoding="utf-8")
+
+#: File in the folder -> its place in the repository, at a fixed commit, and its SHA-256.
+FILES: Mapping[str, tuple[str, str]] = {
+    name: (f"{_OF_2026 if '2026' in name else _OF_2025}/{name.rpartition('/')[2]}", digest)
+    for digest, name in map(str.split, _SUMS.splitlines())
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +77,7 @@ class Tables:
 
 def builtin_tables() -> Tables:
     """This package's own tables, as `tools/builtin_lexicon.py` compiles them."""
-    data = files("affectgpt_r1.emotion") / "data" / "builtin.json"
-    return _unpack(json.loads(data.read_text(encoding="utf-8")))
+    return _unpack(json.loads((_DATA / "builtin.json").read_text(encoding="utf-8")))
 
 
 def authors_tables(name: str, folder: Path) -> Tables:
@@ -72,6 +94,34 @@ def authors_tables(name: str, folder: Path) -> Tables:
     forms = _read(folder / name / "format.csv", _forms)
     near = _read(folder / "synonym.xlsx", _synonyms)
     return _unpack(pack(bases=forms, nearest=near, wheels=wheels, polarity={}))
+
+
+def download(folder: Path, *, source: str = SOURCE, progress: Progress | None = None) -> None:
+    """Fetch what is missing or differs in a folder; each file appears checked and whole.
+
+    Args:
+        folder: made where needed.
+        source: address before the commit, for a mirror.
+        progress: told how many of how many files are there.
+
+    Raises:
+        LexiconError: a file cannot be fetched, or is not the one that was published.
+    """
+    wrong = verify(folder)
+    for name, (place, digest) in counted(FILES.items(), len(FILES), progress):
+        if name in wrong:
+            _fetch(f"{source}/{place}", folder / name, digest)
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """The files of a folder that are not as published: name -> `missing` or `differs`."""
+    wrong = {}
+    for name, (_, digest) in FILES.items():
+        if not (folder / name).is_file():
+            wrong[name] = "missing"
+        elif sha256_of(folder / name) != digest:
+            wrong[name] = "differs"
+    return wrong
 
 
 def compile_wheel(sectors: Mapping[str, Mapping[str, Iterable[str]]]) -> WheelTable:
@@ -183,3 +233,22 @@ def _sheet(path: Path) -> list[tuple[Any, ...]]:
 
     with closing(load_workbook(path, read_only=True)) as book:
         return list(book.worksheets[0].iter_rows(values_only=True))
+
+
+def _fetch(address: str, path: Path, digest: str) -> None:
+    # Slow to load, and of no use to those who score.
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(address, timeout=30) as reply:
+            content = bytes(reply.read())
+        if (found := hashlib.sha256(content).hexdigest()) != digest:
+            raise ValueError(f"its SHA-256 is {found}, not the published {digest}")
+        write_whole(path, content)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise LexiconError(
+            f"{address} cannot be fetched to {path} ({' '.join(str(error).split())}): try again "
+            "where there is a connection and room, or copy the folder and name it with "
+            "--lexicon-folder"
+        ) from None

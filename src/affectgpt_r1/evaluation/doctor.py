@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from platformdirs import user_cache_path
 
-from affectgpt_r1.emotion.download import FILES, verify
 from affectgpt_r1.emotion.lexicon import authors_folder
+from affectgpt_r1.emotion.tables import FILES, verify
 
 #: Packages by the extra that brings them.
 _PACKAGES = {
