@@ -14,24 +14,14 @@ from typing import Any, Literal
 from platformdirs import user_cache_path
 
 from affectgpt_r1.asking import Server
-from affectgpt_r1.emotion import significance
-from affectgpt_r1.emotion.ask import ask_sentiments, ask_words
+from affectgpt_r1.emotion import score, significance
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import (
-    Answer,
-    best_constant,
-    hit_rate,
-    reasons,
-    sample_f,
-    sample_wheels,
-    signature,
-)
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import AnswerRow
+from affectgpt_r1.evaluation.answers import AnswerRow, ask_sentiments, ask_words
 from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_rows, writing
@@ -56,7 +46,7 @@ class Rule:
         levels: rings of the wheels; the score is the mean over them.
         parser: reads labels and answers.
         extractor: what takes words out of prose: none, lexical (`emotion.extract`) or openai
-            (`emotion.ask`).
+            (`answers.ask_words`).
         sentiments: given (the file's, and the lexicon's polarity where it has none), lexicon
             (polarity alone) or openai.
         server, model: of openai.
@@ -126,7 +116,7 @@ def read_predictions(
     server = Server(rule.server or "", rule.model or "")
     cache = user_cache_path("affectgpt-r1") / "asked"
     texts = [row.text for row in rows]
-    found: Sequence[Answer] = [row.prediction for row in rows]
+    found: Sequence[score.Answer] = [row.prediction for row in rows]
     if rule.extractor == "lexical":
         found = [None if text is None else extract_words(text, lexicon) for text in texts]
     elif rule.extractor == "openai":
@@ -192,7 +182,7 @@ def score_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
         raise InputError("no label can be scored by this metric and lexicon: there is no score")
     row_of = {"ew": _ew_row, "hit": _hit_row, "sentiment": _sentiment_row}[rule.metric]
     row = row_of(kept, rule, lexicon)
-    row["skipped"] |= reasons({"no prediction": kept.failed})
+    row["skipped"] |= score.reasons({"no prediction": kept.failed})
     row["signature"] = cited(kept, rule, lexicon)
     return row
 
@@ -210,7 +200,7 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
     extractor = served if rule.extractor == "openai" else rule.extractor
     levels = rule.levels if rule.metric == "ew" else (1,) if rule.metric == "hit" else (None,)
     names = [
-        signature(lexicon, level, metric=rule.metric, parser=rule.parser, extractor=extractor)
+        score.signature(lexicon, level, metric=rule.metric, parser=rule.parser, extractor=extractor)
         for level in levels
     ]
     if rule.metric == "sentiment":
@@ -231,29 +221,29 @@ def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
 
 def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     labels, said = zip(*kept.pairs, strict=True)
-    score = hit_rate(labels, said, lexicon, rule.parser)
-    words, hit = best_constant(labels, lexicon, metric="hit")
+    found = score.hit_rate(labels, said, lexicon, rule.parser)
+    words, hit = score.best_constant(labels, lexicon, metric="hit")
     return {
-        "hit": score.hit,
+        "hit": found.hit,
         "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
-        "wheels": score.wheels,
+        "wheels": found.wheels,
         "constant": {"words": list(words), "hit": hit},
-        **json_row(score),
+        **json_row(found),
     }
 
 
 def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     labels, words = _intensities(kept), [words for _, words in kept.pairs]
-    score = sentiment_scores(labels, _sentiments(kept, lexicon))
+    found = sentiment_scores(labels, _sentiments(kept, lexicon))
     signs = ("positive", "negative")
     best, sign = max((sentiment_scores(labels, [s] * len(labels)).waf, s) for s in signs)
     given = [row.sentiment for row in kept.rows]
     return {
-        "waf": score.waf,
+        "waf": found.waf,
         "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
-        "accuracy": score.accuracy,
+        "accuracy": found.accuracy,
         "constant": {"sentiment": sign, "waf": best},
-        **json_row(score),
+        **json_row(found),
         "sentiments_given": len(given) - given.count(None),
         "without_polarity": sum(
             said is None and not any(map(lexicon.polarity, answer))
@@ -341,16 +331,16 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
     samples = []
     sentiments = _sentiments(kept, lexicon) if rule.metric == "sentiment" else None
     for i, (row, (labels, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
+        pair = labels, words, lexicon
         sample: dict[str, object] = {"id": row.id, "labels": row.labels, "words": list(words)}
         if sentiments is not None:
             sample["sentiment"] = sentiments[i]
         elif rule.metric == "hit":
-            wheels = sample_wheels(labels, words, lexicon)
-            sample["hits"] = [None if f is None else f > 0 for f in wheels]
+            sample["hits"] = [None if f is None else f > 0 for f in score.sample_wheels(*pair)]
         else:
-            fs = [sample_f(labels, words, lexicon, level) for level in rule.levels]
+            fs = [score.sample_f(*pair, level) for level in rule.levels]
             sample["f"] = sum(fs) / len(fs)
-            sample["wheels"] = [sample_wheels(labels, words, lexicon, le) for le in rule.levels]
+            sample["wheels"] = [score.sample_wheels(*pair, level) for level in rule.levels]
         sample["unknown"] = [word for word in words if not lexicon.knows(word)]
         samples.append(sample)
     with writing(path):
