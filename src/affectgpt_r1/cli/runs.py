@@ -19,7 +19,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation.answers import AnswerRow, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
-from affectgpt_r1.files import make_folder, write_rows, write_whole, writing
+from affectgpt_r1.files import make_folder, own_rows, write_rows, write_whole, writing
 from affectgpt_r1.progress import counted
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
@@ -259,7 +259,7 @@ def predict(
         faults = encoding.failures(clips, store)
         told = bar("predicting")
         done = predicting.predict_into(lines, predictor, clips, store, faults, told, **how)
-    rows = [json.loads(line) for line in lines.read_text("utf-8").split("\n")[:-1]]
+    rows = own_rows(lines)
     if out != lines:
         with writing(out):
             write_whole(out, predicting.table_of_predictions(rows))

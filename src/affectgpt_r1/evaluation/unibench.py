@@ -15,7 +15,6 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import AnswerRow, read_answers
-from affectgpt_r1.evaluation.scoring import Metric, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class BenchSet:
     """A data set of the benchmark: its metric and the number of its test samples."""
 
     title: str
-    metric: Metric
+    metric: scoring.Metric
     n: int
 
 
@@ -111,7 +110,7 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
 
 
 def bench(
-    rows: Sequence[AnswerRow], lexicon: Lexicon, rule: Rule, checkpoint: str | None = None
+    rows: Sequence[AnswerRow], lexicon: Lexicon, rule: scoring.Rule, checkpoint: str | None = None
 ) -> Bench:
     """Score every set at every checkpoint.
 

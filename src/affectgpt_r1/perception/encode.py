@@ -13,8 +13,7 @@ import random
 from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache as remembered
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,7 +236,7 @@ def read_unless_cached(
 
 
 # Once a process: the shards' indices are read once.
-_cache_in = remembered(FeatureCache)
+_cache_in = lru_cache(FeatureCache)
 
 
 def _name(clip: Clip) -> str:

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
-from affectgpt_r1.errors import InputError
+from affectgpt_r1.errors import InputError, MediaError
 from affectgpt_r1.files import sha256_of
 from affectgpt_r1.media import ClipMedia, content_hash, read_media
+from affectgpt_r1.media.attach import portrait
+from affectgpt_r1.media.audio import read_waveform
+from affectgpt_r1.media.container import opened
 from affectgpt_r1.media.faces import detect_with_cascade, yunet_detector
 from affectgpt_r1.media.values import STEPS
 
@@ -177,6 +180,23 @@ def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = N
         if cache is not None:
             cache.put(kept)
     return kept
+
+
+def look(
+    source: EncoderSource, max_duration_s: float, clip: Clip
+) -> tuple[ClipMedia, dict[str, Any]]:
+    """Read a clip's video file for the encoders and for people; run in another process.
+
+    Raises:
+        MissingFileError, MediaError: as `read_media`, or it is longer than that.
+    """
+    path = clip.video or Path()
+    with opened(path, max_duration_s):  # by what it claims, before anything is decoded
+        media = source.read(clip)
+    if media.duration_s > max_duration_s:
+        raise MediaError(f"{path} lasts over {max_duration_s:g} s: cut it into clips")
+    shown = portrait(media.faces if source.view == "face" else media.frames, read_waveform(path)[0])
+    return source.seen(media), shown
 
 
 def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Features]:

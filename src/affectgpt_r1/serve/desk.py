@@ -18,8 +18,7 @@ from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predic
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.media import ClipMedia
 from affectgpt_r1.media.worker import Guard, outcome
-from affectgpt_r1.perception.features import encoded
-from affectgpt_r1.serve.look import look
+from affectgpt_r1.perception.features import encoded, look
 
 
 class Desk:
