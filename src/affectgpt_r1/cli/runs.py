@@ -244,8 +244,7 @@ def predict(
 
     clips, how = clips_in(files, subtitle), asdict(reply)
     if out is None:
-        predictor, seen = _perceived(model, clips, cache)
-        said = predicting.predict(predictor, seen, **how)
+        said = _predicted(model, clips, cache, **how)
         return console.shown(said) if len(clips) == 1 else said
     from affectgpt_r1.media.worker import Guard
     from affectgpt_r1.perception import encode as encoding
@@ -295,7 +294,6 @@ def evaluate(
     """
     from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation.evaluate import evaluate_words
-    from affectgpt_r1.evaluation.predict import predict
     from affectgpt_r1.evaluation.report import write_report
 
     table = Lexicon.load(lexicon, folder=lexicon_folder)
@@ -303,10 +301,8 @@ def evaluate(
     before = words_by_id(baseline) if baseline else None
     if out:
         make_folder(out)
-    predictor, seen = _perceived(model, clips, cache)
-    how = {"without": without or (), **asdict(reply)}
+    made = _predicted(model, clips, cache, without=without or (), **asdict(reply))
     with console.bars() as bar:
-        made = predict(predictor, seen, **how)
         predictions = list(counted(made, len(clips), bar("predicting")))
     rows = [
         AnswerRow(clip.id, clip.labels, said.words, clip.group or clip.id, given=json_row(said))
@@ -372,12 +368,13 @@ def _store(cache: Path | None) -> Any:
     return FeatureCache(cache)
 
 
-def _perceived(model: Path, clips: Sequence[Clip], cache: Path | None) -> tuple[Any, Any]:
-    from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips
+def _predicted(model: Path, clips: Sequence[Clip], cache: Path | None, **how: Any) -> Iterator[Any]:
+    from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips, predict
 
     predictor, store = load_predictor(model), _store(cache)
     with console.bars() as bar:
-        return predictor, perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
+        seen = perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
+    return predict(predictor, seen, **how)
 
 
 def _train(recipe: Any) -> object:
