@@ -11,8 +11,8 @@ import pytest
 from affectgpt_r1.clips import Clip, read_labelled, write_manifest
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
-from affectgpt_r1.evaluation.answers import AnswerRow, read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import Evaluation, Kept, evaluate_words
+from affectgpt_r1.evaluation.answers import AnswerRow, Kept, read_answers, words_by_id
+from affectgpt_r1.evaluation.evaluate import Evaluation, evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 
 LEXICON = Lexicon.load("builtin")

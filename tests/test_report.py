@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
+from affectgpt_r1.evaluation.answers import Kept, read_answers, words_by_id
+from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.report import write_report
 from affectgpt_r1.evaluation.scoring import Rule, keep
 

@@ -15,8 +15,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import score_corpus
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import read_answers
-from affectgpt_r1.evaluation.evaluate import Kept
+from affectgpt_r1.evaluation.answers import Kept, read_answers
 from affectgpt_r1.evaluation.render import Format, render
 from affectgpt_r1.evaluation.scoring import Metric, Rule, compare, keep, score_row
 from test_cli import answer, complaint, run

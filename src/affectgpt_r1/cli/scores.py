@@ -15,8 +15,8 @@ from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
+from affectgpt_r1.evaluation.answers import Kept, read_answers, words_by_id
+from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import render, table_of
 
 lexicon = App(name="lexicon", help="Which word counts as what, and why.")

@@ -19,7 +19,7 @@ from affectgpt_r1.asking import Server, ask_all
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import parse_labels
-from affectgpt_r1.emotion.score import Answer
+from affectgpt_r1.emotion.score import Answer, Pair
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import read_rows
 from affectgpt_r1.progress import Progress
@@ -72,6 +72,32 @@ class AnswerRow:
         if isinstance(self.prediction, str | None):
             return self.prediction
         return ", ".join(self.prediction)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows that can be scored, and the number that cannot; `scoring.keep` makes it.
+
+    Attributes:
+        rows: with a prediction.
+        pairs: their labels and words, as the parser returns them (no words for sentiment labels).
+        failed: rows whose prediction could not be obtained: left out.
+    """
+
+    rows: tuple[AnswerRow, ...]
+    pairs: tuple[Pair, ...]
+    failed: int = 0
+
+    @property
+    def groups(self) -> list[str]:
+        """Of the rows."""
+        return [row.group for row in self.rows]
+
+    @property
+    def truths(self) -> list[object]:
+        """Labels as they are scored: words, or a number where there are none."""
+        both = zip(self.rows, self.pairs, strict=True)
+        return [labels or row.labels for row, (labels, _) in both]
 
 
 def read_answers(

@@ -13,36 +13,10 @@ import numpy as np
 from affectgpt_r1.emotion import significance
 from affectgpt_r1.emotion.labels import Parser
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import Pair, RingScore, WheelScore, best_constant, score_corpus
+from affectgpt_r1.emotion.score import RingScore, WheelScore, best_constant, score_corpus
 from affectgpt_r1.emotion.significance import Interval, Statistic
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import AnswerRow
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Rows that can be scored, and the number that cannot; `scoring.keep` makes it.
-
-    Attributes:
-        rows: with a prediction.
-        pairs: their labels and words, as the parser returns them (no words for sentiment labels).
-        failed: rows whose prediction could not be obtained: left out.
-    """
-
-    rows: tuple[AnswerRow, ...]
-    pairs: tuple[Pair, ...]
-    failed: int = 0
-
-    @property
-    def groups(self) -> list[str]:
-        """Of the rows."""
-        return [row.group for row in self.rows]
-
-    @property
-    def truths(self) -> list[object]:
-        """Labels as they are scored: words, or a number where there are none."""
-        both = zip(self.rows, self.pairs, strict=True)
-        return [labels or row.labels for row, (labels, _) in both]
+from affectgpt_r1.evaluation.answers import Kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import Pair, sample_f
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
-from affectgpt_r1.evaluation.answers import AnswerRow, is_texts
-from affectgpt_r1.evaluation.evaluate import Evaluation, Kept
+from affectgpt_r1.evaluation.answers import AnswerRow, Kept, is_texts
+from affectgpt_r1.evaluation.evaluate import Evaluation
 from affectgpt_r1.files import own_rows, write_whole, writing
 
 

@@ -21,8 +21,8 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import AnswerRow, ask_sentiments, ask_words
-from affectgpt_r1.evaluation.evaluate import Kept, evaluate_words
+from affectgpt_r1.evaluation.answers import AnswerRow, Kept, ask_sentiments, ask_words
+from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_rows, writing
 from affectgpt_r1.progress import Progress

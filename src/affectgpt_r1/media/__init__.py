@@ -5,6 +5,6 @@ it is flagged. A file made to hang or exhaust a decoder is `worker`'s matter.
 """
 
 from affectgpt_r1.media.read import content_hash, read_media
-from affectgpt_r1.media.values import ClipMedia, MediaFlag
+from affectgpt_r1.media.values import STEPS, ClipMedia, MediaFlag
 
-__all__ = ["ClipMedia", "MediaFlag", "content_hash", "read_media"]
+__all__ = ["STEPS", "ClipMedia", "MediaFlag", "content_hash", "read_media"]

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip
+from affectgpt_r1.media import STEPS, read_media
 from affectgpt_r1.media.audio import RATE_HZ, read_waveform
 from affectgpt_r1.media.container import opened
-from affectgpt_r1.media.read import read_media
-from affectgpt_r1.media.values import STEPS
 from affectgpt_r1.media.video import read_frames
 
 Take = Literal["frames", "video"]

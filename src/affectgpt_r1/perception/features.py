@@ -18,12 +18,11 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import InputError, MediaError
 from affectgpt_r1.files import sha256_of
-from affectgpt_r1.media import ClipMedia, content_hash, read_media
+from affectgpt_r1.media import STEPS, ClipMedia, content_hash, read_media
 from affectgpt_r1.media.attach import portrait
 from affectgpt_r1.media.audio import read_waveform
 from affectgpt_r1.media.container import opened
 from affectgpt_r1.media.faces import detect_with_cascade, yunet_detector
-from affectgpt_r1.media.values import STEPS
 
 if TYPE_CHECKING:
     from affectgpt_r1.perception.cache import FeatureCache
