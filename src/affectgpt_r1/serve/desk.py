@@ -6,9 +6,9 @@ Requests that wait while a batch is at work make up the next one. HTTP is not kn
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from pebble import ProcessPool
 from starlette.concurrency import run_in_threadpool
 
 from affectgpt_r1.clips import Clip
@@ -17,7 +17,7 @@ from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predict
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.media import ClipMedia
-from affectgpt_r1.media.worker import Guard, outcome
+from affectgpt_r1.media.worker import Guard, outcome, processes
 from affectgpt_r1.perception.features import encoded
 from affectgpt_r1.serve.look import look
 
@@ -27,15 +27,16 @@ class Desk:
 
     Args:
         predictor: the model.
-        pool: of `media.worker.processes`.
-        guard: the limits that it was made with.
+        pools: takes the processes that read, and ends them.
+        guard: their limits.
         max_duration_s: of a clip.
     """
 
     def __init__(
-        self, predictor: Predictor, pool: ProcessPool, guard: Guard, max_duration_s: float
+        self, predictor: Predictor, pools: ExitStack, guard: Guard, max_duration_s: float
     ) -> None:
-        self._predictor, self._pool, self._guard = predictor, pool, guard
+        self._predictor, self._pools, self._guard = predictor, pools, guard
+        self._pool = pools.enter_context(processes(guard))
         self._max_duration_s, self._turn = max_duration_s, asyncio.Lock()
         #: By mode, the batch that is forming, and the task that will answer it.
         self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
@@ -52,6 +53,9 @@ class Desk:
         """
         began_s = time.perf_counter()
         what = self._predictor.encoders.eyes(), self._max_duration_s, clip
+        if not self._pool.active:  # it breaks where a process is killed that has nothing to do
+            self._pools.close()
+            self._pool = self._pools.enter_context(processes(self._guard))
         reading = self._pool.schedule(look, what, timeout=self._guard.wall_s)
         await asyncio.wait([heard := asyncio.wrap_future(reading)])
         heard.exception()  # or asyncio would complain that nobody asked; `outcome` tells it
