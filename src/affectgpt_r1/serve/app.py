@@ -38,12 +38,12 @@ from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import read_answers
 from affectgpt_r1.evaluation.predict import Predictor
 from affectgpt_r1.evaluation.report import environment, wheel_figures
 from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.serve.desk import Desk
 from affectgpt_r1.serve.limits import LOCAL, Limits
+from affectgpt_r1.serve.look import score_of
 
 _PATHS = ("/v1/predict", "/v1/score", "/metrics")
 _JSON_LINES: dict[str, Any] = {"requestBody": {"content": {"application/x-ndjson": {"schema": {}}}}}
@@ -84,6 +84,7 @@ def create_app(
     )
     app.add_exception_handler(InputError, _told)
     app.add_exception_handler(ClientDisconnect, _told)  # nobody hears it
+    app.add_exception_handler(TimeoutError, _told)  # nor this: the gate has answered
     app.middleware("http")(_gate(limits, token))
     metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
     metrics.instrument(app).expose(app, include_in_schema=False)
@@ -111,7 +112,7 @@ def create_app(
 
         As HTML, with faces, waveform and wheels, where text/html is accepted.
         """
-        async with _clip(file, name, limits.folder) as clip:
+        async with asyncio.timeout(limits.request_s), _clip(file, name, limits.folder) as clip:
             answer, portrait = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
         answer["classes"] = {word: lexicon.classes(word) for word in answer["words"] or ()}
         if "text/html" not in request.headers.get("accept", ""):
@@ -126,7 +127,9 @@ def create_app(
     ) -> dict[str, Any]:
         """The score of answers: JSON Lines of `id`, `labels`, and `words` or `completion`."""
         rule = scoring.rule_of(None, metric, lexicon.name, level, None)
-        return await run_in_threadpool(_scored, await request.body(), rule, lexicon)
+        desk: Desk = app.state.desk
+        async with asyncio.timeout(limits.request_s):
+            return await desk.guarded(score_of, await request.body(), rule, lexicon)
 
     return app
 
@@ -228,14 +231,3 @@ def _within(folder: Path | None, name: str) -> Path:
             if path.is_relative_to(folder.resolve()) and path.is_file():
                 return path
     raise HTTPException(404, "no such file is in the server's folder")
-
-
-def _scored(body: bytes, rule: scoring.Rule, lexicon: Lexicon) -> dict[str, Any]:
-    with NamedTemporaryFile(prefix="affectgpt-r1-") as kept:
-        kept.write(body)
-        kept.flush()
-        try:
-            rows = read_answers(Path(kept.name))
-        except InputError as error:
-            raise InputError(str(error).replace(kept.name, "the request")) from None
-    return scoring.score_row(scoring.keep(rows, rule, "the request"), rule, lexicon)

@@ -5,9 +5,9 @@ Requests that wait while a batch is at work make up the next one. HTTP is not kn
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 from starlette.concurrency import run_in_threadpool
 
@@ -17,7 +17,7 @@ from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predict
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.media import ClipMedia
-from affectgpt_r1.media.worker import Guard, outcome, processes
+from affectgpt_r1.media.worker import Guard, Result, outcome, processes
 from affectgpt_r1.perception.features import encoded
 from affectgpt_r1.serve.look import look
 
@@ -41,6 +41,27 @@ class Desk:
         #: By mode, the batch that is forming, and the task that will answer it.
         self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
 
+    async def guarded(self, work: Callable[..., Result], *what: Any) -> Result:
+        """What a process that reads makes of something.
+
+        Raises:
+            MediaError: it cannot, or needs more than the guard lets it.
+        """
+        if not self._pool.active:  # it breaks where a process is killed that has nothing to do
+            self._pools.close()
+            self._pool = self._pools.enter_context(processes(self._guard))
+        reading = self._pool.schedule(work, what, timeout=self._guard.wall_s)
+        heard = asyncio.wrap_future(reading)
+        try:
+            await asyncio.wait([heard])
+        finally:
+            heard.cancel()  # nobody waits for it any longer
+        heard.exception()  # or asyncio would complain that nobody asked; `outcome` tells it
+        found, fault = outcome(reading, self._guard)
+        if fault is not None:
+            raise MediaError(fault)
+        return cast(Result, found)
+
     async def ask(self, clip: Clip, mode: Mode) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a clip and ask the model about it.
 
@@ -53,17 +74,8 @@ class Desk:
         """
         began_s = time.perf_counter()
         what = self._predictor.encoders.eyes(), self._max_duration_s, clip
-        if not self._pool.active:  # it breaks where a process is killed that has nothing to do
-            self._pools.close()
-            self._pool = self._pools.enter_context(processes(self._guard))
-        reading = self._pool.schedule(look, what, timeout=self._guard.wall_s)
-        await asyncio.wait([heard := asyncio.wrap_future(reading)])
-        heard.exception()  # or asyncio would complain that nobody asked; `outcome` tells it
-        found, fault = outcome(reading, self._guard)
-        if found is None:
-            raise MediaError(str(fault))
+        media, shown = await self.guarded(look, *what)
         read_s = time.perf_counter()
-        media, shown = found
         if mode not in self._forming:
             fresh: list[tuple[Clip, ClipMedia]] = []
             self._forming[mode] = fresh, asyncio.create_task(self._answer(fresh, mode))
