@@ -276,10 +276,15 @@ def test_the_rest_of_what_a_server_tells(server: Server) -> None:
 
 
 def test_token_rate_queue_and_time_are_kept(place: Place, tmp_path: Path) -> None:
-    options = ("--max-open=2", "--request-s=3", "--per-minute=30")
+    options = ("--max-open=2", "--request-s=3", "--per-minute=30", "--max-mib=2")
     with serving(place, tmp_path, *options, token="sesame") as server:
         assert server.ask(place.clips[0]).status_code == 401
         assert httpx.get(f"{server.url}/metrics").status_code == 401
+        try:  # a refused body is heard out, up to the limit of any
+            pieces = (bytes(1 << 17) for _ in range(64))
+            assert httpx.post(f"{server.url}/v1/score", content=pieces).status_code == 413
+        except (httpx.WriteError, httpx.ReadError):
+            pass  # it hung up on who went on sending
         assert server.lives()
         bearer = {"Authorization": "Bearer sesame"}
         open_ones: list[bytes] = []
@@ -300,6 +305,59 @@ def test_token_rate_queue_and_time_are_kept(place: Place, tmp_path: Path) -> Non
         assert httpx.get(f"{server.url}/metrics", headers=bearer).status_code == 200
         codes = [httpx.get(f"{server.url}/metrics").status_code for _ in range(40)]
         assert Counter(codes).keys() == {401, 429}
+        assert server.lives()
+
+
+def test_those_who_may_not_ask_hold_up_nobody_and_leave_no_trace(
+    place: Place, tmp_path: Path
+) -> None:
+    token = "sésame"
+    with serving(place, tmp_path, "--max-open=2", token=token) as server:
+        port = int(server.url.rpartition(":")[2])
+        half = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf"
+        dawdlers = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
+        for one in dawdlers:
+            one.sendall(half)
+        time.sleep(0.5)
+        bearer = {b"Authorization": f"Bearer {token}".encode()}
+        for word in ("BREW", "BREW" * 100):
+            assert httpx.request(word, f"{server.url}/healthz").status_code == 405
+        figures = httpx.get(f"{server.url}/metrics", headers=bearer)
+        assert figures.status_code == 200
+        assert "BREW" not in figures.text
+        for one in dawdlers:
+            one.close()
+        elsewhere = bearer | {b"Sec-Fetch-Site": b"cross-site"}
+        kind = bearer | {b"Content-Type": b"multipart/form-data; boundary=x; CharSet=punycode"}
+        for headers, code in ((elsewhere, 403), (kind, 415)):
+            reply = httpx.post(f"{server.url}/v1/predict", headers=headers, content=b"--x--")
+            assert reply.status_code == code
+
+
+def test_readers_that_are_killed_with_nothing_to_do_are_replaced(
+    server: Server, place: Place
+) -> None:
+    server.ask(place.clips[0])
+    for one in psutil.Process(server.process.pid).children(recursive=True):
+        if "spawn_main" in " ".join(one.cmdline()):
+            one.kill()
+    time.sleep(2)
+    assert server.ask(place.clips[0]).status_code == 200
+
+
+def test_what_nobody_waits_for_is_no_longer_worked_on(place: Place, tmp_path: Path) -> None:
+    with serving(place, tmp_path, "--request-s=3") as server:
+        reply = httpx.post(f"{server.url}/v1/score", content=b"[\n" * (8 << 20), timeout=60)
+        assert reply.status_code == 408
+        time.sleep(3)
+        parent = psutil.Process(server.process.pid)
+        family = [parent, *parent.children(recursive=True)]
+        before_s = {one.pid: sum(one.cpu_times()[:2]) for one in family}
+        time.sleep(3)
+        spent_s = [
+            sum(one.cpu_times()[:2]) - before_s[one.pid] for one in family if one.is_running()
+        ]
+        assert max(spent_s) < 1
         assert server.lives()
 
 

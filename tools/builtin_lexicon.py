@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lemminflect import getAllInflections
 
-from affectgpt_r1.emotion.tables import Content, compile_wheel, pack
+from affectgpt_r1.emotion.tables import compile_wheel, pack
 
 SOURCES = Path(__file__).parent / "lexicon"
 BUILTIN = Path(__file__).parents[1] / "src/affectgpt_r1/emotion/data/builtin.json"
@@ -28,12 +29,12 @@ def main() -> None:
 
 def compiled() -> str:
     """The file's content: JSON, a key a line."""
-    packed = pack(content())
+    packed = pack(**content())
     rows = (f"{json.dumps(key)}: {json.dumps(packed[key])}" for key in packed)
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
-def content() -> Content:
+def content() -> dict[str, Any]:
     """Word forms to bases, bases to wheel words, wheels, polarities."""
     sectors_of = yaml.safe_load((SOURCES / "wheels.yaml").read_text(encoding="utf-8"))
     wheels = [compile_wheel(sectors) for sectors in sectors_of]
@@ -51,7 +52,7 @@ def content() -> Content:
             for form in forms:
                 if form not in nearest:
                     bases.setdefault(form, set()).add(base)
-    return bases, nearest, wheels, polarity
+    return {"bases": bases, "nearest": nearest, "wheels": wheels, "polarity": polarity}
 
 
 if __name__ == "__main__":

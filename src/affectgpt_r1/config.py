@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from affectgpt_r1.errors import MissingFileError, RecipeError
 
-PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 LengthPenalty = Literal["none", "p1", "p2", "p3"]
@@ -135,11 +134,25 @@ class EncoderSettings(Section):
     face_model: Path | None = None
 
 
-class ColdStartRecipe(Section):
+class TrainingRecipe(Section):
+    """What both phases of training have.
+
+    Attributes:
+        stage: which phase.
+        profile: nano, small or full; of GRPO, that of the model it starts from.
+    """
+
+    stage: str
+    profile: Literal["nano", "small", "full"]
+    data: DataSettings
+    run: RunSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+
+class ColdStartRecipe(TrainingRecipe):
     """Phase 1: supervised tuning on descriptions and labels (PAPER.md, "Two phases").
 
     Attributes:
-        profile: nano, small or full.
         encoders: what is chosen in place of the profile's.
         think_share: share of samples taught in think mode; one without a description is always
             taught the answer alone.
@@ -152,12 +165,8 @@ class ColdStartRecipe(Section):
     """
 
     stage: Literal["cold-start"] = "cold-start"
-    profile: Literal["nano", "small", "full"]
     encoders: EncoderSettings = EncoderSettings()
-    data: DataSettings
-    run: RunSettings
     lora: LoraSettings = LoraSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
     think_share: Share = 0.5
     align_projectors: bool = False
     shuffle_labels: bool = False
@@ -229,11 +238,10 @@ class JudgeSettings(Section):
     cache: str | None = None
 
 
-class GrpoRecipe(Section):
+class GrpoRecipe(TrainingRecipe):
     """Phase 2: GRPO with the emotion-wheel score as reward; names as in TRL's GRPOConfig.
 
     Attributes:
-        profile: must be the profile of the model it starts from.
         model: a model or run folder, the result of cold start.
         mode: answer alone, or thinking first.
         loss_type: how tokens are averaged (grpo: in a completion, then over them; dapo: over all
@@ -247,11 +255,7 @@ class GrpoRecipe(Section):
     """
 
     stage: Literal["grpo"] = "grpo"
-    profile: Literal["nano", "small", "full"]
     model: str
-    data: DataSettings
-    run: RunSettings
-    optimizer: OptimizerSettings = OptimizerSettings()
     rollout: RolloutSettings = RolloutSettings()
     rewards: RewardSettings = RewardSettings()
     judge: JudgeSettings | None = None
@@ -331,8 +335,8 @@ def load_recipe(source: str, kind: type[Recipe], overrides: Sequence[str] = ()) 
     """
     try:
         settings = yaml.load(_read(source), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(source, ["not YAML: " + " ".join(str(error).split())]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(source, [f"not YAML in UTF-8: {' '.join(str(error).split())}"]) from None
     if not isinstance(settings, dict):
         raise RecipeError(source, ["holds no keys: write `key: value` lines"])
     problems = [fault for item in overrides if (fault := _override(settings, item))]
@@ -360,10 +364,7 @@ def recipe_yaml(recipe: BaseModel) -> str:
 def _read(source: str) -> str:
     for path in (Path(source), _FOLDER / f"{source}.yaml"):
         if path.is_file():
-            try:
-                return path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise RecipeError(source, ["not UTF-8 text: name a YAML file"]) from None
+            return path.read_text(encoding="utf-8")
     near = get_close_matches(source, recipe_names(), 1)
     hint = f"{near[0]!r} is meant?" if near else f"the package has {', '.join(recipe_names())}"
     raise MissingFileError(f"no recipe {source!r}: {hint}")

@@ -32,14 +32,7 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
     if not people.is_terminal:
         yield _line_by_line
         return
-    columns = (
-        progress.TextColumn("{task.description:<14}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}"),
-    )
+    columns = (*progress.Progress.get_default_columns(), progress.TextColumn("{task.fields[note]}"))
     with progress.Progress(*columns, console=people, transient=True) as shown:
 
         def bar(name: str) -> Callable[..., None]:
@@ -48,8 +41,8 @@ def bars() -> Iterator[Callable[[str], Callable[..., None]]]:
 
             def told(done: int, total: int, note: str = "") -> None:
                 shown.start_task(task)
-                rate = f"{shown.tasks[task].speed or 0:.3g}/s {note}"
-                shown.update(task, completed=done, total=total, note=rate, visible=True)
+                text = f"{done}/{total} {shown.tasks[task].speed or 0:.3g}/s {note}"
+                shown.update(task, completed=done, total=total, note=text, visible=True)
 
             return told
 
@@ -70,15 +63,11 @@ def _line_by_line(name: str) -> Callable[..., None]:
     return told
 
 
-def steps(told: Callable[..., None]) -> Callable[[int, int, Mapping[str, float]], None]:
-    """A bar told of training steps, with their figures beside it."""
+def step(told: Callable[..., None], done: int, total: int, figures: Mapping[str, float]) -> None:
+    """Tell a bar of a training step, with its figures beside it."""
     shown = ("loss", "reward", "accuracy", "words_per_answer")
-
-    def step(done: int, total: int, figures: Mapping[str, float]) -> None:
-        note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
-        told(done, total, note)
-
-    return step
+    note = " ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
+    told(done, total, note)
 
 
 def shown(predictions: Iterator[Any]) -> Iterator[Any]:

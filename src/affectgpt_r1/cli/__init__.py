@@ -35,9 +35,22 @@ def main() -> None:
         "./-" if word == "-" and not before.startswith("--") else word
         for before, word in pairwise(sys.argv)
     ]
+    app = App(
+        name="affectgpt-r1",
+        help="Open-vocabulary emotion recognition: score, reward, train with GRPO, predict.",
+        version=__version__,
+        default_parameter=Parameter(negative=(), allow_repeating=True),
+        help_format="plaintext",
+        result_action=_answer,
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor):
+        app.command(command)
     status = 2
     try:
-        _app()(words)
+        app(words)
         if set(words) <= {"train", "lexicon", "cache"}:
             raise InputError("name one of the commands above")
         status = 0
@@ -63,29 +76,10 @@ def doctor() -> dict[str, str]:
     found = {}
     for finding in examine():
         found[finding.name] = finding.value
-        mark, hint = "[green]ok[/]", ""
-        if finding.mend:
-            mark, hint = "[yellow]--[/]", f": {escape(finding.mend)}"
-        line = f"{mark} {escape(finding.name)}: {escape(finding.value)}{hint}"
+        mark = "[yellow]--[/]" if finding.mend else "[green]ok[/]"
+        line = f"{mark} {escape(': '.join(filter(None, finding)))}"
         people.print(line, highlight=False, soft_wrap=True)  # a command in it can be copied
     return found
-
-
-def _app() -> App:
-    app = App(
-        name="affectgpt-r1",
-        help="Open-vocabulary emotion recognition: score, reward, train with GRPO, predict.",
-        version=__version__,
-        default_parameter=Parameter(negative=(), allow_repeating=True),
-        help_format="plaintext",
-        result_action=_answer,
-        print_error=False,
-        exit_on_error=False,
-        suppress_keyboard_interrupt=False,
-    )
-    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor):
-        app.command(command)
-    return app
 
 
 def _answer(result: Any) -> None:

@@ -75,6 +75,3 @@ class Reply:
     mode: Mode = "answer"
     decode: Literal["greedy", "published"] = "greedy"
     seed: Annotated[Whole, Parameter("--decode-seed")] = 0
-
-
-REPLY = Reply()

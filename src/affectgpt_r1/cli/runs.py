@@ -24,7 +24,6 @@ from affectgpt_r1.progress import counted
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
-LIMITS = Limits()
 train = App(name="train", help="Train: cold start, then GRPO.")
 
 
@@ -223,7 +222,7 @@ def predict(
     *files: opt.Paths,
     model: Path,
     subtitle: opt.Text = "",
-    reply: opt.Reply = opt.REPLY,
+    reply: opt.Reply = opt.Reply(),
     cache: opt.Cache = None,
     out: Path | None = None,
     workers: opt.Count = 2,
@@ -277,7 +276,7 @@ def evaluate(
     *,
     out: Path | None = None,
     baseline: Path | None = None,
-    reply: opt.Reply = opt.REPLY,
+    reply: opt.Reply = opt.Reply(),
     without: list[Part] | None = None,
     lexicon: opt.LexiconName = "builtin",
     lexicon_folder: opt.LexiconFolder = None,
@@ -331,7 +330,7 @@ def serve(
     model: Path,
     host: str = LOCAL[0],
     port: opt.Whole = 8000,
-    limits: Annotated[Limits, Parameter("*")] = LIMITS,
+    limits: Annotated[Limits, Parameter("*")] = Limits(),
     lexicon: opt.LexiconName = "builtin",
     lexicon_folder: opt.LexiconFolder = None,
 ) -> None:
@@ -387,4 +386,4 @@ def _train(recipe: Any) -> object:
 
     train = train_grpo if recipe.stage == "grpo" else train_cold_start
     with console.bars() as bar:
-        return train(recipe, bar("reading clips"), console.steps(bar(recipe.stage)))
+        return train(recipe, bar("reading clips"), partial(console.step, bar(recipe.stage)))

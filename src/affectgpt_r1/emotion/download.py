@@ -30,7 +30,6 @@ FILES: Mapping[str, tuple[str, str]] = {
     name: (f"{_OF_2026 if '2026' in name else _OF_2025}/{name.rpartition('/')[2]}", digest)
     for digest, name in map(str.split, _SUMS.read_text(encoding="utf-8").splitlines())
 }
-_TIMEOUT_S = 30.0
 
 
 def download(folder: Path, *, source: str = SOURCE, progress: Progress | None = None) -> None:
@@ -63,7 +62,7 @@ def verify(folder: Path) -> dict[str, str]:
 
 def _fetch(address: str, path: Path, digest: str) -> None:
     try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as reply:
+        with urllib.request.urlopen(address, timeout=30) as reply:
             content = bytes(reply.read())
         if (found := hashlib.sha256(content).hexdigest()) != digest:
             raise ValueError(f"its SHA-256 is {found}, not the published {digest}")

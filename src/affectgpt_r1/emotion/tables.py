@@ -21,10 +21,6 @@ from affectgpt_r1.errors import LexiconError
 
 #: word -> class, for each of two rings.
 WheelTable: TypeAlias = Sequence[Mapping[str, str]]
-#: Of a lexicon: word form -> bases, base -> wheel words, wheels, base -> polarity (`Tables`).
-Content: TypeAlias = tuple[
-    Mapping[str, Iterable[str]], Mapping[str, Iterable[str]], Sequence[WheelTable], dict[str, int]
-]
 Table = TypeVar("Table")
 #: Words on each of the published wheels (METRIC.md, "Tables").
 _WHEEL_SIZES = {f"wheel{i}.xlsx": size for i, size in enumerate((114, 126, 78, 102, 77), 1)}
@@ -74,7 +70,8 @@ def authors_tables(name: str, folder: Path) -> Tables:
     """
     wheels = [_read(folder / file, _wheel) for file in _WHEEL_SIZES]
     forms = _read(folder / name / "format.csv", _forms)
-    return _unpack(pack((forms, _read(folder / "synonym.xlsx", _synonyms), wheels, {})))
+    near = _read(folder / "synonym.xlsx", _synonyms)
+    return _unpack(pack(bases=forms, nearest=near, wheels=wheels, polarity={}))
 
 
 def compile_wheel(sectors: Mapping[str, Mapping[str, Iterable[str]]]) -> WheelTable:
@@ -100,10 +97,13 @@ def near_words(
     return sorted({near for base in bases.get(word, ()) for near in nearest.get(base, ())})
 
 
-def pack(content: Content) -> dict[str, Any]:
-    """A lexicon's content as the JSON object that `Tables` is made of."""
-    parts = dict(zip(("bases", "nearest", "wheels", "polarity"), content, strict=True))
-    packed: dict[str, Any] = json.loads(json.dumps(parts, default=sorted))  # sets: sorted lists
+def pack(**content: Any) -> dict[str, Any]:
+    """A lexicon's content as the JSON object that `Tables` is made of.
+
+    Args:
+        **content: the first four of `Tables`, whose words may be sets.
+    """
+    packed: dict[str, Any] = json.loads(json.dumps(content, default=sorted))  # sets: sorted lists
     packed["hash"] = hashlib.sha256(json.dumps(packed, sort_keys=True).encode()).hexdigest()[:8]
     packed["names"], packed["classes"] = _classes(packed)
     return packed
@@ -115,17 +115,15 @@ def _unpack(packed: dict[str, Any]) -> Tables:
 
 def _classes(packed: Mapping[str, Any]) -> tuple[list[list[list[str]]], str]:
     """Every word form's class on every wheel: of the first near word that stands there."""
-    rings = range(2)
-    names = [[sorted(set(wheel[ring].values())) for wheel in packed["wheels"]] for ring in rings]
+    wheels = packed["wheels"]
+    names = [[sorted(set(wheel[ring].values())) for wheel in wheels] for ring in range(2)]
     codes = bytearray()
     for form in packed["bases"]:
         near = near_words(form, packed["bases"], packed["nearest"])
-        by = [next((word for word in near if word in wheel[0]), None) for wheel in packed["wheels"]]
-        codes += bytes(
-            0 if word is None else 1 + names[ring][i].index(packed["wheels"][i][ring][word])
-            for ring in rings
-            for i, word in enumerate(by)
-        )
+        for ring, of_wheels in enumerate(names):
+            for classes, wheel in zip(of_wheels, wheels, strict=True):
+                found = next(filter(None, map(wheel[ring].get, near)), None)
+                codes.append(0 if found is None else 1 + classes.index(found))
     return names, codes.hex()
 
 
@@ -148,7 +146,7 @@ def _forms(path: Path) -> dict[str, set[str]]:
 
 def _synonyms(path: Path) -> dict[str, set[str]]:
     """Base form -> wheel words, the union over the table's eight runs."""
-    header, *rows = _sheet(path)
+    header, *rows = _sheet(path) or [()]
     runs = [i for i, title in enumerate(header) if str(title).startswith("word")]
     return _gathered((row[run], row[run + 1]) for row in rows for run in runs)
 
@@ -184,7 +182,4 @@ def _sheet(path: Path) -> list[tuple[Any, ...]]:
     from openpyxl import load_workbook
 
     with closing(load_workbook(path, read_only=True)) as book:
-        rows = [tuple(row) for row in book.worksheets[0].iter_rows(values_only=True)]
-    if not rows:
-        raise ValueError("it is empty")
-    return rows
+        return list(book.worksheets[0].iter_rows(values_only=True))

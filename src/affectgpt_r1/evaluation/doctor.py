@@ -6,9 +6,9 @@ It looks and reports; it changes nothing and downloads nothing.
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from platformdirs import user_cache_path
 
@@ -22,8 +22,7 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing looked at.
 
     Attributes:

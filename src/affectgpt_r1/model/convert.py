@@ -77,15 +77,14 @@ def convert(
         with torch.device("meta"):  # the frozen weights need no memory
             model = AffectGPTForConditionalGeneration(config)
         keys = model.load_state_dict(state, strict=False, assign=True)
-    except (LookupError, StopIteration, RuntimeError) as error:
+        trained = [key for key in keys.missing_keys if key.startswith("fusion.") or ".lora_" in key]
+        if wrong := [*trained, *keys.unexpected_keys]:
+            raise ValueError(f"{len(wrong)} tensors lack or are unknown, {wrong[0]!r} the first")
+    except (LookupError, StopIteration, RuntimeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise CheckpointError(
             f"{checkpoint} does not fit {name!r} ({line}): name its own"
         ) from None
-    trained = [key for key in keys.missing_keys if key.startswith("fusion.") or ".lora_" in key]
-    if wrong := [*trained, *keys.unexpected_keys]:
-        told = f"{len(wrong)} tensors lack or are unknown, {wrong[0]!r} the first"
-        raise CheckpointError(f"{checkpoint}: {told}: name another")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
         unfinished = Path(made) / out.name

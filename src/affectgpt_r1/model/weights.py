@@ -74,19 +74,15 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 def _smollm2_folder(profile: str) -> Path:
+    """The converted weights; converted beside their place first, then renamed."""
     folder = user_cache_path("affectgpt-r1") / SMOLLM2
-    if not folder.is_dir():
-        gguf = smollm2_gguf()
-        if gguf is None:
-            raise MissingFileError(
-                f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{INSTALL}`"
-            )
-        _convert(gguf, folder)
-    return folder
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Convert a GGUF file to a safetensors folder, beside it first, then renamed."""
+    if folder.is_dir():
+        return folder
+    gguf = smollm2_gguf()
+    if gguf is None:
+        raise MissingFileError(
+            f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{INSTALL}`"
+        )
     logger.info("converting %s to safetensors, once", gguf.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as unfinished:
@@ -103,3 +99,4 @@ def _convert(gguf: Path, folder: Path) -> None:
         except OSError:
             if not folder.is_dir():  # else another process was first
                 raise
+    return folder

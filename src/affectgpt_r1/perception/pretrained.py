@@ -13,8 +13,6 @@ name and a copied folder, and changes with the weights whatever they are called.
 """
 
 import hashlib
-import pickle
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,29 +21,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    PreTrainedModel,
-    WhisperFeatureExtractor,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.image_utils import PILImageResampling
+from transformers.models.whisper import WhisperFeatureExtractor
 
 from affectgpt_r1.errors import InputError, MissingFileError, ModelFolderError
 from affectgpt_r1.media.audio import RATE_HZ, WINDOW_S
 
 #: Neither the network is asked nor code run that lies beside the weights.
 LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-#: What transformers, torch and safetensors raise for files that are missing or not whole.
-_UNLOADABLE = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError),
-    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, struct.error),
-    *(AssertionError, ArithmeticError),
-)
 
 _LAYERS = 4
 # Of Whisper's 1,500, those that lie in a window: each is of 320 samples.
@@ -59,6 +44,7 @@ class PretrainedEncoder:
         model: of one of the `kinds`, on the CPU.
         processor: prepares the input; None: it is taken raw.
         device: where the model runs.
+        **more: settings on which the output depends too.
 
     Each encoder says how a clip's steps are prepared, and what features are of what was prepared.
     """
@@ -66,14 +52,13 @@ class PretrainedEncoder:
     #: The model types that the encoder can use, and what loads the processor of each.
     kinds: ClassVar[Mapping[str, Callable[..., Any] | None]]
 
-    def __init__(self, model: PreTrainedModel, processor: Any = None, device: str = "cpu") -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: Any = None, device: str = "cpu", **more: str | int
+    ) -> None:
         self._model, self._processor = model, processor
-        self.name = str(model.config.model_type)
-        self.settings: Mapping[str, str | int | float | bool] = {
-            "version": 1,
-            "revision": weights_revision(model),
-            "dtype": str(model.dtype),
-        }
+        self.name, revision = str(model.config.model_type), weights_revision(model)
+        more |= {"version": 1, "revision": revision, "dtype": str(model.dtype)}
+        self.settings: Mapping[str, str | int | float | bool] = more
         torch.nn.Module.to(model, torch.device(device))
 
     def encode(self, steps: NDArray[Any]) -> NDArray[np.float32]:
@@ -133,15 +118,10 @@ class ClipImageEncoder(PretrainedEncoder):
     def __init__(self, model: PreTrainedModel, processor: Any, device: str = "cpu") -> None:
         if hasattr(model, "text_model"):
             del model.text_model
-        super().__init__(model, processor, device)
         square = processor.crop_size if processor.do_center_crop else processor.size
         self._side = square.height or square.shortest_edge
-        self.settings = {
-            **self.settings,
-            "side": self._side,
-            "mean": str(list(processor.image_mean)),
-            "std": str(list(processor.image_std)),
-        }
+        mean, std = str(list(processor.image_mean)), str(list(processor.image_std))
+        super().__init__(model, processor, device, side=self._side, mean=mean, std=std)
         black = np.zeros((1, self._side, self._side, 3), dtype=np.uint8)
         self.width = int(self.encode(black).shape[1])
 
@@ -221,9 +201,9 @@ def loading(source: str | Path, *, what: str = "model", profile: str = "full") -
     """
     try:
         yield
-    except InputError:  # ours already, and a ValueError too
+    except (InputError, ImportError, MemoryError):  # ours already, or no fault of the files
         raise
-    except _UNLOADABLE as error:
+    except Exception as error:  # files that are missing or not whole raise nearly anything
         if Path(source).exists() or not isinstance(error, OSError):
             line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelFolderError(

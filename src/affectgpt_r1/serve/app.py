@@ -11,8 +11,8 @@ no page of elsewhere can ask through a visitor's browser.
 import asyncio
 import hmac
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from socket import create_server
@@ -23,12 +23,12 @@ import uvicorn
 from fastapi import FastAPI, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from fastapi.templating import Jinja2Templates
+from limits import RateLimitItemPerMinute, storage, strategies
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.base import DispatchFunction, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -38,13 +38,12 @@ from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import read_answers
 from affectgpt_r1.evaluation.predict import Predictor
-from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.evaluation.report import environment, wheel_figures
-from affectgpt_r1.media.worker import Guard, processes
+from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.serve.desk import Desk
 from affectgpt_r1.serve.limits import LOCAL, Limits
+from affectgpt_r1.serve.look import score_of
 
 _PATHS = ("/v1/predict", "/v1/score", "/metrics")
 _JSON_LINES: dict[str, Any] = {"requestBody": {"content": {"application/x-ndjson": {"schema": {}}}}}
@@ -70,64 +69,55 @@ def create_app(
     Raises:
         MissingFileError, ModelFolderError: the model's encoders cannot be loaded.
     """
-    pages, guard = environment(lexicon), Guard(limits.workers, limits.wall_s)
+    guard, site = Guard(limits.workers, limits.wall_s), Jinja2Templates(env=environment(lexicon))
     predictor.encoders.load()  # what is wrong with them is told before anyone asks
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with processes(guard) as pool:
-            app.state.desk = Desk(predictor, pool, guard, limits.max_duration_s)
+        with ExitStack() as pools:
+            app.state.desk = Desk(predictor, pools, guard, limits.max_duration_s)
             yield
 
-    title = "AffectGPT-R1"
+    largest = limits.max_mib << 20
     app = FastAPI(
-        title=title, version=__version__, lifespan=lifespan, max_body_size=limits.max_mib << 20
+        title="AffectGPT-R1", version=__version__, lifespan=lifespan, max_body_size=largest
     )
+    app.add_exception_handler(InputError, _told)
+    app.add_exception_handler(ClientDisconnect, _told)  # nobody hears it
+    app.add_exception_handler(TimeoutError, _told)  # nor this: the gate has answered
     app.middleware("http")(_gate(limits, token))
     metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
     metrics.instrument(app).expose(app, include_in_schema=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.mount("/static", StaticFiles(packages=[(__package__, "static")]))
 
-    @app.exception_handler(ClientDisconnect)  # nobody hears it
-    @app.exception_handler(InputError)
-    def told(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
-
     @app.get("/", include_in_schema=False)
-    def page() -> HTMLResponse:
-        return HTMLResponse(
-            pages.get_template("page.html").render(limits=limits, token=bool(token))
-        )
+    def page(request: Request) -> HTMLResponse:
+        return site.TemplateResponse(request, "page.html", {"limits": limits, "token": bool(token)})
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Whether the server is there, and with which model."""
         return {"status": "ok", "model": predictor.signature}
 
-    @app.post("/v1/predict", response_model=None)
+    @app.post("/v1/predict")
     async def predict(
         request: Request,
         file: UploadFile | None = None,
         name: Annotated[str | None, Form(max_length=1000)] = None,
         subtitle: Annotated[str, Form(max_length=2000)] = "",
         mode: Annotated[Mode, Form()] = "answer",
-    ) -> dict[str, Any] | HTMLResponse:
+    ) -> Response:
         """What a person in a clip feels, in words: a file, or the name of one in the folder.
 
         As HTML, with faces, waveform and wheels, where text/html is accepted.
         """
-        async with _clip(file, name, limits.folder) as clip:
-            said = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
-        words = said.prediction.words or ()
-        classes = {word: lexicon.classes(word) for word in words}
-        facts = {"classes": classes, "duration_s": said.duration_s, "timing_s": said.timing_s}
-        answer = json_row(said.prediction) | facts
+        async with asyncio.timeout(limits.request_s), _clip(file, name, limits.folder) as clip:
+            answer, portrait = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
+        answer["classes"] = {word: lexicon.classes(word) for word in answer["words"] or ()}
         if "text/html" not in request.headers.get("accept", ""):
-            return answer
-        wheels = [wheel_figures([((), words)], lexicon, 1, wheel) for wheel in range(WHEELS)]
-        template = pages.get_template("answer.html")
-        return HTMLResponse(template.render(answer=answer, shown=said.portrait, wheels=wheels))
+            return JSONResponse(answer)
+        return site.TemplateResponse(request, "answer.html", _shown(answer, portrait, lexicon))
 
     @app.post("/v1/score", openapi_extra=_JSON_LINES)
     async def score(
@@ -137,7 +127,9 @@ def create_app(
     ) -> dict[str, Any]:
         """The score of answers: JSON Lines of `id`, `labels`, and `words` or `completion`."""
         rule = scoring.rule_of(None, metric, lexicon.name, level, None)
-        return await run_in_threadpool(_scored, await request.body(), rule, lexicon)
+        desk: Desk = app.state.desk
+        async with asyncio.timeout(limits.request_s):
+            return await desk.guarded(score_of, await request.body(), rule, lexicon)
 
     return app
 
@@ -157,45 +149,53 @@ def listen(app: FastAPI, host: str, port: int, told: Callable[[str], None]) -> N
     uvicorn.Server(config).run([socket])
 
 
-def _gate(
-    limits: Limits, token: str | None
-) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+async def _told(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+def _shown(answer: dict[str, Any], portrait: Any, lexicon: Lexicon) -> dict[str, Any]:
+    sides = [((), answer["classes"])]
+    wheels = [wheel_figures(sides, lexicon, 1, wheel) for wheel in range(WHEELS)]
+    return {"answer": answer, "shown": portrait, "wheels": wheels}
+
+
+def _gate(limits: Limits, token: str | None) -> DispatchFunction:
     """What refuses requests before anything of a body is kept."""
-    rate, often = MovingWindowRateLimiter(MemoryStorage()), RateLimitItemPerMinute
-    open_now = 0
+    hits = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+    rate, open_now = RateLimitItemPerMinute(limits.per_minute), 0
 
-    def refusal(request: Request) -> tuple[int, str] | None:
-        borne = request.headers.get("authorization", "").encode()
-        if not rate.hit(often(limits.per_minute), request.client.host if request.client else ""):
-            return 429, f"more than {limits.per_minute} requests a minute: come again later"
-        if token and not hmac.compare_digest(borne, f"Bearer {token}".encode()):
-            return 401, "send the server's token: Authorization: Bearer TOKEN"
-        if open_now > limits.max_open:
-            return 429, f"{limits.max_open} requests are at work: come again in a second"
-        return None
-
-    async def gate(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
+    async def gate(request: Request, call_next: RequestResponseEndpoint) -> Response:
         nonlocal open_now
+        if request.method not in ("GET", "HEAD", "POST"):
+            request.scope["method"] = "OTHER"  # or the figures would have a line for each
         if request.url.path not in _PATHS:
             return await call_next(request)
-        open_now += 1
+        borne = request.headers.get("authorization", "").encode("latin-1")  # as it came
+        kind = request.headers.get("content-type", "").lower()
         try:
             async with asyncio.timeout(limits.request_s):
-                if refused := refusal(request):
-                    status, why = refused
-                    # Many clients cannot hear an answer while they still send.
-                    left = limits.max_mib << 20
-                    async for piece in request.stream():
-                        if (left := left - len(piece)) < 0:
-                            break
-                    return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
-                return await call_next(request)
+                if not hits.hit(rate, request.client.host if request.client else ""):
+                    status, why = 429, f"more than {limits.per_minute} requests a minute: wait"
+                elif token and not hmac.compare_digest(borne, f"Bearer {token}".encode()):
+                    status, why = 401, "send the server's token: Authorization: Bearer TOKEN"
+                elif request.headers.get("sec-fetch-site") == "cross-site":
+                    status, why = 403, "pages of elsewhere may not ask"
+                elif "multipart" in kind and "charset" in kind:  # some take hours, or break texts
+                    status, why = 415, "send the form as UTF-8, and name no charset"
+                elif open_now >= limits.max_open:
+                    status, why = 429, f"{limits.max_open} requests are at work: wait a second"
+                else:
+                    open_now += 1
+                    try:
+                        return await call_next(request)
+                    finally:
+                        open_now -= 1
+                with suppress(ClientDisconnect):
+                    async for _ in request.stream():
+                        pass  # many clients cannot hear an answer while they still send
+                return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
         except TimeoutError:
             return JSONResponse({"detail": f"took longer than {limits.request_s:g} s"}, 408)
-        finally:
-            open_now -= 1
 
     return gate
 
@@ -231,14 +231,3 @@ def _within(folder: Path | None, name: str) -> Path:
             if path.is_relative_to(folder.resolve()) and path.is_file():
                 return path
     raise HTTPException(404, "no such file is in the server's folder")
-
-
-def _scored(body: bytes, rule: scoring.Rule, lexicon: Lexicon) -> dict[str, Any]:
-    with NamedTemporaryFile(prefix="affectgpt-r1-") as kept:
-        kept.write(body)
-        kept.flush()
-        try:
-            rows = read_answers(Path(kept.name))
-        except InputError as error:
-            raise InputError(str(error).replace(kept.name, "the request")) from None
-    return scoring.score_row(scoring.keep(rows, rule, "the request"), rule, lexicon)
