@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -175,6 +176,9 @@ def test_predictions_into_a_file_keep_what_others_wrote_and_try_again_what_faile
     whole = tmp_path / "whole.jsonl"
     found = answer("predict", clips, clip, *common, whole)
     assert (found["clips"], found["unreadable"]) == (1, 0)
+    with whole.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "cannot be written" in complaint("predict", clip, *common, whole)
     for left in (0, 5, 30, 90):
         out.write_bytes(whole.read_bytes()[:left])
         assert answer("predict", clip, *common, out)["there_before"] == 0

@@ -5,6 +5,7 @@ Clips come one by one, so that there may be any number of them.
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -244,6 +245,7 @@ def predict_into(
     """
     wanted = [(clip.id, predictor.signature, asked_as(**how)) for clip in clips]
     with writing(path), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another at work on it is told as a fault
         file.seek(0)
         lines = file.readlines()
         torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
