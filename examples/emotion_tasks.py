@@ -19,9 +19,9 @@ from affectgpt_r1.emotion.score import hit_rate, sample_f
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.errors import InputError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow
+from affectgpt_r1.evaluation.evaluate import Kept
 from affectgpt_r1.evaluation.scoring import (
     HEADLINES,
-    Kept,
     Metric,
     Rule,
     can_be_scored,

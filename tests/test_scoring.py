@@ -16,8 +16,9 @@ from affectgpt_r1.emotion.score import score_corpus
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import read_answers
+from affectgpt_r1.evaluation.evaluate import Kept
 from affectgpt_r1.evaluation.render import Format, render
-from affectgpt_r1.evaluation.scoring import Kept, Metric, Rule, compare, keep, score_row
+from affectgpt_r1.evaluation.scoring import Metric, Rule, compare, keep, score_row
 from test_cli import answer, complaint, run
 
 BUILTIN = Lexicon.load("builtin")
