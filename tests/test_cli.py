@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -153,6 +154,35 @@ def test_prediction_is_one_object_a_line_in_the_stable_keys(job: Path, tmp_path:
     for row in rows:
         assert {"id", "words", "think", "completion", "model", "signature"} <= row.keys()
         assert row["model"].startswith("affectgpt-r1|profile:nano|weights:")
+
+
+def test_predictions_into_a_file_keep_what_others_wrote_and_try_again_what_failed(
+    job: Path, tmp_path: Path
+) -> None:
+    good, *_ = sorted((job / "data/clips").glob("*.mp4"))
+    clips, own, out = tmp_path / "clips", tmp_path / "notes.txt", tmp_path / "out.jsonl"
+    clips.mkdir()
+    clip = clips / "a.mp4"
+    clip.write_bytes(b"not recorded yet")
+    common = ("--model", job / "grpo", "--cache", tmp_path / "c", "--out")
+    for text in ("a line of one's own", '{"id": "a", "video": "a.mp4"}'):
+        own.write_text(text)
+        assert "holds other predictions" in complaint("predict", clip, *common, own)
+        assert own.read_text() == text
+    assert answer("predict", clips, clip, *common, out)["unreadable"] == 1
+    shutil.copy(good, clip)
+    kept = answer("predict", clips, *common, out)
+    assert (kept["clips"], kept["there_before"], kept["unreadable"]) == (1, 1, 1)
+    whole = tmp_path / "whole.jsonl"
+    found = answer("predict", clips, clip, *common, whole)
+    assert (found["clips"], found["unreadable"]) == (1, 0)
+    with whole.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "cannot be written" in complaint("predict", clip, *common, whole)
+    for left in (0, 5, 30, 90):
+        out.write_bytes(whole.read_bytes()[:left])
+        assert answer("predict", clip, *common, out)["there_before"] == 0
+        assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_finished_run_is_not_run_again_and_another_is_refused(job: Path) -> None:

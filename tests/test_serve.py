@@ -308,6 +308,59 @@ def test_token_rate_queue_and_time_are_kept(place: Place, tmp_path: Path) -> Non
         assert server.lives()
 
 
+def test_those_who_may_not_ask_hold_up_nobody_and_leave_no_trace(
+    place: Place, tmp_path: Path
+) -> None:
+    token = "sésame"
+    with serving(place, tmp_path, "--max-open=2", token=token) as server:
+        port = int(server.url.rpartition(":")[2])
+        half = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf"
+        dawdlers = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
+        for one in dawdlers:
+            one.sendall(half)
+        time.sleep(0.5)
+        bearer = {b"Authorization": f"Bearer {token}".encode()}
+        for word in ("BREW", "BREW" * 100):
+            assert httpx.request(word, f"{server.url}/healthz").status_code == 405
+        figures = httpx.get(f"{server.url}/metrics", headers=bearer)
+        assert figures.status_code == 200
+        assert "BREW" not in figures.text
+        for one in dawdlers:
+            one.close()
+        elsewhere = bearer | {b"Sec-Fetch-Site": b"cross-site"}
+        kind = bearer | {b"Content-Type": b"multipart/form-data; boundary=x; CharSet=punycode"}
+        for headers, code in ((elsewhere, 403), (kind, 415)):
+            reply = httpx.post(f"{server.url}/v1/predict", headers=headers, content=b"--x--")
+            assert reply.status_code == code
+
+
+def test_readers_that_are_killed_with_nothing_to_do_are_replaced(
+    server: Server, place: Place
+) -> None:
+    server.ask(place.clips[0])
+    for one in psutil.Process(server.process.pid).children(recursive=True):
+        if "spawn_main" in " ".join(one.cmdline()):
+            one.kill()
+    time.sleep(2)
+    assert server.ask(place.clips[0]).status_code == 200
+
+
+def test_what_nobody_waits_for_is_no_longer_worked_on(place: Place, tmp_path: Path) -> None:
+    with serving(place, tmp_path, "--request-s=3") as server:
+        reply = httpx.post(f"{server.url}/v1/score", content=b"[\n" * (8 << 20), timeout=60)
+        assert reply.status_code == 408
+        time.sleep(3)
+        parent = psutil.Process(server.process.pid)
+        family = [parent, *parent.children(recursive=True)]
+        before_s = {one.pid: sum(one.cpu_times()[:2]) for one in family}
+        time.sleep(3)
+        spent_s = [
+            sum(one.cpu_times()[:2]) - before_s[one.pid] for one in family if one.is_running()
+        ]
+        assert max(spent_s) < 1
+        assert server.lives()
+
+
 def test_a_server_that_is_asked_to_end_answers_first(place: Place, tmp_path: Path) -> None:
     with serving(place, tmp_path) as server, ThreadPoolExecutor(4) as many:
         asked = [many.submit(server.ask, clip) for clip in place.clips[:4]]

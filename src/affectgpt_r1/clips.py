@@ -134,10 +134,10 @@ def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
     """
     if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
         return read_manifest(files[0])
-    found: list[Path] = []
+    found: dict[Path, None] = {}  # a file may be named, and lie in a folder that is named
     for path in files:
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _MEDIA)
-        found += inside if path.is_dir() else [path]
+        found |= dict.fromkeys(inside if path.is_dir() else [path])
     if not found:
         raise MissingFileError(f"{files[0]} holds no media files ({', '.join(_MEDIA)})")
     plain = len({path.stem for path in found}) == len(found)

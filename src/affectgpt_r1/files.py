@@ -19,6 +19,8 @@ from affectgpt_r1.errors import InputError, MissingFileError, ProblemsError
 
 #: A line's number, from 1, and its columns, or else why it has none.
 Line: TypeAlias = tuple[int, dict[str, Any] | str]
+#: A file, or its content.
+Source: TypeAlias = Path | bytes
 Row = TypeVar("Row")
 
 
@@ -156,7 +158,7 @@ def csv_lines(text: str, needed: Collection[str] = ()) -> Iterator[Line]:
 
 
 def read_rows(
-    path: Path,
+    path: Source,
     read: Callable[[int, dict[str, Any]], Row | None],
     nothing: str,
     *,
@@ -166,7 +168,7 @@ def read_rows(
     """What `read` makes of each line of a file.
 
     Args:
-        path: UTF-8; `-` is standard input.
+        path: UTF-8; `-` is standard input; bytes: what was sent.
         read: given a line's number and its columns; None leaves the line out. Raises ValueError
             with the reason why it is wrong.
         nothing: what is said of a file in which no row is left.
@@ -177,12 +179,17 @@ def read_rows(
         MissingFileError: there is no such file.
         ProblemsError: wrong lines, all of them in order; or no row, or it is not UTF-8.
     """
-    name = "standard input" if str(path) == "-" else str(path)
+    name = str(path) if isinstance(path, Path) else "what was sent"
     try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if isinstance(path, bytes):
+            content = path
+        elif name == "-":
+            name, content = "standard input", sys.stdin.buffer.read()
+        else:
+            content = path.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError:
-        raise MissingFileError(f"no file at {path}: name one that exists and can be read") from None
+        raise MissingFileError(f"no file at {name}: name one that exists and can be read") from None
     except UnicodeDecodeError as error:
         told = f"not UTF-8 at byte {error.start}: save the file as UTF-8"
         raise fault(name, [told]) from None

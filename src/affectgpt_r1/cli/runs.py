@@ -252,9 +252,9 @@ def predict(
     predictor, store = predicting.load_predictor(model), _store(cache)
     lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out
     with console.bars() as bar:
-        unread = encoding.to_encode(clips, store, retry=False)
         guard, told = Guard(workers), bar("reading clips")
-        encoding.encode_clips(unread, predictor.encoders, store, guard, progress=told)
+        # All of them: what failed before may have been mended, or failed for want of memory.
+        encoding.encode_clips(clips, predictor.encoders, store, guard, progress=told)
         faults = encoding.failures(clips, store)
         told = bar("predicting")
         done = predicting.predict_into(lines, predictor, clips, store, faults, told, **how)
@@ -263,7 +263,8 @@ def predict(
         with writing(out):
             write_whole(out, predicting.table_of_predictions(rows))
     words = Counter(word for row in rows for word in row["words"] or ())
-    counts = {"clips": len(clips), "there_before": done, "unreadable": len(faults)}
+    unread = sum(row["words"] is None for row in rows)
+    counts = {"clips": len(clips), "there_before": done, "unreadable": unread}
     return {"predictions": out, **counts, "commonest": dict(words.most_common(10))}
 
 

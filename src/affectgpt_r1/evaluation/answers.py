@@ -21,7 +21,7 @@ from affectgpt_r1.dialogue import parse_completion
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.score import Answer, Pair
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.files import read_rows
+from affectgpt_r1.files import Source, read_rows
 from affectgpt_r1.progress import Progress
 
 _WORDS = (
@@ -101,12 +101,12 @@ class Kept:
 
 
 def read_answers(
-    path: Path, clips: Iterable[Clip] = (), *, group: str = "group", need_labels: bool = True
+    path: Source, clips: Iterable[Clip] = (), *, group: str = "group", need_labels: bool = True
 ) -> list[AnswerRow]:
     """Read a file of answers; labels stand in it or are those of clips.
 
     Args:
-        path: JSON Lines; `-` reads standard input.
+        path: JSON Lines; `-` reads standard input; bytes: what was sent.
         clips: of a manifest, labelled; each must have an answer.
         group: the column (or the clips') that names a sample's group.
         need_labels: whether a row without labels is at fault.
@@ -146,7 +146,7 @@ def read_answers(
     if len(rows) < len(truth):
         lacking = sorted(truth.keys() - {row.id for row in rows})
         raise InputError(
-            f"{path} has no prediction for {len(lacking)} of {len(truth)} clips of the "
+            f"{path!s} has no prediction for {len(lacking)} of {len(truth)} clips of the "
             f"manifest (first: {lacking[0]!r}): a score over the rest would be another's"
         )
     return rows

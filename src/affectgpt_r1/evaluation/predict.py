@@ -5,6 +5,7 @@ Clips come one by one, so that there may be any number of them.
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -244,9 +245,13 @@ def predict_into(
     """
     wanted = [(clip.id, predictor.signature, asked_as(**how)) for clip in clips]
     with writing(path), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another at work on it is told as a fault
         file.seek(0)
-        lines = [line for line in file if line.endswith(b"\n")]
-        if list(map(_name_of, lines)) != wanted[: len(lines)]:
+        lines = file.readlines()
+        torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        begun = json_line({"id": clips[0].id, "words": ""})[:-4]  # what a cut leaves of one line
+        ours = lines or begun.startswith(torn[: len(begun)])
+        if not ours or list(map(_name_of, lines)) != wanted[: len(lines)]:
             raise InputError(f"{path} holds other predictions: name another file, or remove it")
         done = len(lines) if len(lines) == len(clips) else len(lines) // BATCH * BATCH
         file.truncate(sum(map(len, lines[:done])))

@@ -21,7 +21,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import AnswerRow, Kept, ask_sentiments, ask_words
+from affectgpt_r1.evaluation.answers import AnswerRow, Kept, ask_sentiments, ask_words, read_answers
 from affectgpt_r1.evaluation.evaluate import evaluate_words
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_rows, writing
@@ -185,6 +185,15 @@ def score_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     row["skipped"] |= score.reasons({"no prediction": kept.failed})
     row["signature"] = cited(kept, rule, lexicon)
     return row
+
+
+def score_of(body: bytes, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
+    """The score of JSON Lines that were sent, as `score_row`; run in another process by the server.
+
+    Raises:
+        InputError: they cannot be read or scored.
+    """
+    return score_row(keep(read_answers(body), rule, "what was sent"), rule, lexicon)
 
 
 def can_be_scored(kept: Kept, rule: Rule, lexicon: Lexicon) -> bool:

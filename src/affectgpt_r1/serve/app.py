@@ -12,7 +12,7 @@ import asyncio
 import hmac
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from socket import create_server
@@ -38,10 +38,9 @@ from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import read_answers
 from affectgpt_r1.evaluation.predict import Predictor
 from affectgpt_r1.evaluation.report import environment, wheel_figures
-from affectgpt_r1.media.worker import Guard, processes
+from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.serve.desk import Desk
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
@@ -74,8 +73,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with processes(guard) as pool:
-            app.state.desk = Desk(predictor, pool, guard, limits.max_duration_s)
+        with ExitStack() as pools:
+            app.state.desk = Desk(predictor, pools, guard, limits.max_duration_s)
             yield
 
     largest = limits.max_mib << 20
@@ -84,6 +83,7 @@ def create_app(
     )
     app.add_exception_handler(InputError, _told)
     app.add_exception_handler(ClientDisconnect, _told)  # nobody hears it
+    app.add_exception_handler(TimeoutError, _told)  # nor this: the gate has answered
     app.middleware("http")(_gate(limits, token))
     metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
     metrics.instrument(app).expose(app, include_in_schema=False)
@@ -111,7 +111,7 @@ def create_app(
 
         As HTML, with faces, waveform and wheels, where text/html is accepted.
         """
-        async with _clip(file, name, limits.folder) as clip:
+        async with asyncio.timeout(limits.request_s), _clip(file, name, limits.folder) as clip:
             answer, portrait = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
         answer["classes"] = {word: lexicon.classes(word) for word in answer["words"] or ()}
         if "text/html" not in request.headers.get("accept", ""):
@@ -126,7 +126,9 @@ def create_app(
     ) -> dict[str, Any]:
         """The score of answers: JSON Lines of `id`, `labels`, and `words` or `completion`."""
         rule = scoring.rule_of(None, metric, lexicon.name, level, None)
-        return await run_in_threadpool(_scored, await request.body(), rule, lexicon)
+        desk: Desk = app.state.desk
+        async with asyncio.timeout(limits.request_s):
+            return await desk.guarded(scoring.score_of, await request.body(), rule, lexicon)
 
     return app
 
@@ -163,27 +165,36 @@ def _gate(limits: Limits, token: str | None) -> DispatchFunction:
 
     async def gate(request: Request, call_next: RequestResponseEndpoint) -> Response:
         nonlocal open_now
+        if request.method not in ("GET", "HEAD", "POST"):
+            request.scope["method"] = "OTHER"  # or the figures would have a line for each
         if request.url.path not in _PATHS:
             return await call_next(request)
-        borne = request.headers.get("authorization", "").encode()
-        open_now += 1
+        borne = request.headers.get("authorization", "").encode("latin-1")  # as it came
+        kind = request.headers.get("content-type", "").lower()
         try:
             async with asyncio.timeout(limits.request_s):
                 if not hits.hit(rate, request.client.host if request.client else ""):
                     status, why = 429, f"more than {limits.per_minute} requests a minute: wait"
                 elif token and not hmac.compare_digest(borne, f"Bearer {token}".encode()):
                     status, why = 401, "send the server's token: Authorization: Bearer TOKEN"
-                elif open_now > limits.max_open:
+                elif request.headers.get("sec-fetch-site") == "cross-site":
+                    status, why = 403, "pages of elsewhere may not ask"
+                elif "multipart" in kind and "charset" in kind:  # some take hours, or break texts
+                    status, why = 415, "send the form as UTF-8, and name no charset"
+                elif open_now >= limits.max_open:
                     status, why = 429, f"{limits.max_open} requests are at work: wait a second"
                 else:
-                    return await call_next(request)
-                async for _ in request.stream():
-                    pass  # many clients cannot hear an answer while they still send
+                    open_now += 1
+                    try:
+                        return await call_next(request)
+                    finally:
+                        open_now -= 1
+                with suppress(ClientDisconnect):
+                    async for _ in request.stream():
+                        pass  # many clients cannot hear an answer while they still send
                 return JSONResponse({"detail": why}, status, {"Retry-After": "1"})
         except TimeoutError:
             return JSONResponse({"detail": f"took longer than {limits.request_s:g} s"}, 408)
-        finally:
-            open_now -= 1
 
     return gate
 
@@ -219,14 +230,3 @@ def _within(folder: Path | None, name: str) -> Path:
             if path.is_relative_to(folder.resolve()) and path.is_file():
                 return path
     raise HTTPException(404, "no such file is in the server's folder")
-
-
-def _scored(body: bytes, rule: scoring.Rule, lexicon: Lexicon) -> dict[str, Any]:
-    with NamedTemporaryFile(prefix="affectgpt-r1-") as kept:
-        kept.write(body)
-        kept.flush()
-        try:
-            rows = read_answers(Path(kept.name))
-        except InputError as error:
-            raise InputError(str(error).replace(kept.name, "the request")) from None
-    return scoring.score_row(scoring.keep(rows, rule, "the request"), rule, lexicon)

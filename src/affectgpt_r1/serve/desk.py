@@ -5,10 +5,10 @@ Requests that wait while a batch is at work make up the next one. HTTP is not kn
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
 
-from pebble import ProcessPool
 from starlette.concurrency import run_in_threadpool
 
 from affectgpt_r1.clips import Clip
@@ -17,7 +17,7 @@ from affectgpt_r1.errors import MediaError
 from affectgpt_r1.evaluation.predict import BATCH, Prediction, Predictor, predict
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.media import ClipMedia
-from affectgpt_r1.media.worker import Guard, outcome
+from affectgpt_r1.media.worker import Guard, Result, outcome, processes
 from affectgpt_r1.perception.features import encoded, look
 
 
@@ -26,18 +26,40 @@ class Desk:
 
     Args:
         predictor: the model.
-        pool: of `media.worker.processes`.
-        guard: the limits that it was made with.
+        pools: takes the processes that read, and ends them.
+        guard: their limits.
         max_duration_s: of a clip.
     """
 
     def __init__(
-        self, predictor: Predictor, pool: ProcessPool, guard: Guard, max_duration_s: float
+        self, predictor: Predictor, pools: ExitStack, guard: Guard, max_duration_s: float
     ) -> None:
-        self._predictor, self._pool, self._guard = predictor, pool, guard
+        self._predictor, self._pools, self._guard = predictor, pools, guard
+        self._pool = pools.enter_context(processes(guard))
         self._max_duration_s, self._turn = max_duration_s, asyncio.Lock()
         #: By mode, the batch that is forming, and the task that will answer it.
         self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
+
+    async def guarded(self, work: Callable[..., Result], *what: Any) -> Result:
+        """What a process that reads makes of something.
+
+        Raises:
+            MediaError: it cannot, or needs more than the guard lets it.
+        """
+        if not self._pool.active:  # it breaks where a process is killed that has nothing to do
+            self._pools.close()
+            self._pool = self._pools.enter_context(processes(self._guard))
+        reading = self._pool.schedule(work, what, timeout=self._guard.wall_s)
+        heard = asyncio.wrap_future(reading)
+        try:
+            await asyncio.wait([heard])
+        finally:
+            heard.cancel()  # nobody waits for it any longer
+        heard.exception()  # or asyncio would complain that nobody asked; `outcome` tells it
+        found, fault = outcome(reading, self._guard)
+        if fault is not None:
+            raise MediaError(fault)
+        return cast(Result, found)
 
     async def ask(self, clip: Clip, mode: Mode) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a clip and ask the model about it.
@@ -51,14 +73,8 @@ class Desk:
         """
         began_s = time.perf_counter()
         what = self._predictor.encoders.eyes(), self._max_duration_s, clip
-        reading = self._pool.schedule(look, what, timeout=self._guard.wall_s)
-        await asyncio.wait([heard := asyncio.wrap_future(reading)])
-        heard.exception()  # or asyncio would complain that nobody asked; `outcome` tells it
-        found, fault = outcome(reading, self._guard)
-        if found is None:
-            raise MediaError(str(fault))
+        media, shown = await self.guarded(look, *what)
         read_s = time.perf_counter()
-        media, shown = found
         if mode not in self._forming:
             fresh: list[tuple[Clip, ClipMedia]] = []
             self._forming[mode] = fresh, asyncio.create_task(self._answer(fresh, mode))
