@@ -220,7 +220,7 @@ def test_what_claims_to_be_endless_or_huge_is_refused(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + size)  # a sparse file of silence
-    with pytest.raises(MediaError, match="cut it into clips"):
+    with pytest.raises(MediaError, match="cut it"):
         read_waveform(path)
     with av.open(str(tmp_path / "huge.mp4"), "w") as container:
         stream = container.add_stream("libx264", 25, options={"preset": "ultrafast"})

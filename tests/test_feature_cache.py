@@ -150,5 +150,5 @@ def test_a_file_of_another_owner_is_named_in_the_error(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     cache.put(features(1))
     cache.path(features(1).key).chmod(0)
-    with pytest.raises(InputError, match="mend its permissions"):
+    with pytest.raises(InputError, match="name another folder"):
         cache.get(features(1).key)

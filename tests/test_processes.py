@@ -274,7 +274,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(place: Pa
         words = launched(command(place, "held", *settings), 1)
         second = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
         assert second.returncode == 2
-        assert "another run is at work there" in " ".join(second.stderr.split())
+        assert "another run works there" in " ".join(second.stderr.split())
         assert run.poll() is None
     finally:
         run.kill()

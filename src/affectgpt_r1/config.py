@@ -274,9 +274,7 @@ class GrpoRecipe(TrainingRecipe):
         if (self.rewards.perception > 0) != (self.judge is not None):
             raise ValueError("rewards.perception and judge need each other: set both or neither")
         if self.run.shard and self.rollout.max_resamples:
-            raise ValueError(
-                "rollout.max_resamples=0 is needed with run.shard: all processes draw in step"
-            )
+            raise ValueError("run.shard needs rollout.max_resamples=0: processes draw in step")
         if self.run.save_steps % self.num_iterations:
             raise ValueError(
                 f"run.save_steps={self.run.save_steps} is no multiple of num_iterations="

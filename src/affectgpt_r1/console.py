@@ -74,10 +74,9 @@ def shown(predictions: Iterator[Any]) -> Iterator[Any]:
     """The same predictions, each put on a card for people where they watch."""
     for said in predictions:
         if people.is_terminal:
-            words = " · ".join(said.words or ("no words",))
-            lines = [f"[bold green]{escape(words)}[/]", f"[italic]{escape(said.think or '')}[/]"]
-            lines.append(f"[dim]{escape(', '.join((*said.flags, *said.problems)))}[/]")
-            text = "\n".join(line for line in lines if not line.endswith("][/]"))
+            odd = ", ".join((*said.flags, *said.problems))
+            lines = " · ".join(said.words or ("no words",)), said.think, odd
+            text = escape("\n".join(filter(None, lines)))
             people.print(Panel(text, title=escape(said.id), subtitle=said.model, expand=False))
         yield said
 

@@ -156,8 +156,7 @@ def verify(*, cache: opt.Cache = None) -> Iterator[object]:
     yield found
     if found.damaged:
         raise InputError(
-            f"{found.damaged} entries of {store.folder} are damaged: `cache compact` leaves them "
-            "out, `encode` makes them again"
+            f"{found.damaged} entries of {store.folder} are damaged: `cache compact`, then `encode`"
         )
 
 

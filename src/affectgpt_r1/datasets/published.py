@@ -146,9 +146,7 @@ def prepare(
 def _read_labels(name: str, kind: PublishedSet, folder: Path, found: _Found) -> Iterable[Clip]:
     root = next((p for p in (folder, folder / kind.folder) if (p / kind.labels).is_file()), None)
     if root is None:
-        raise MissingFileError(
-            f"{kind.labels} is neither in {folder} nor in its {kind.folder}: name another folder"
-        )
+        raise MissingFileError(f"no {kind.labels} in {folder} or its {kind.folder}")
     if kind.corpus:
         truths = {str(key): v for key, v in read_dict(root / kind.labels, kind.corpus).items()}
     else:

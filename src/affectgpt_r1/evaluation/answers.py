@@ -134,10 +134,7 @@ def read_answers(
         if first != line:
             raise ValueError(f"id {found.id!r} stands on line {first} already")
         if need_labels and found.labels is None:
-            raise ValueError(
-                f"{found.id!r} has no labels: write `labels` or `label` "
-                "into the row or name --labels MANIFEST"
-            )
+            raise ValueError(f"{found.id!r} has no labels: add `labels` or --labels MANIFEST")
         return found
 
     rows = read_rows(path, joined, "no prediction to score is in it")

@@ -104,15 +104,10 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     if not (folder / "config.json").is_file() and (folder / "recipe.yaml").is_file():
         run, folder = folder, folder / "model"
         if not (folder / "config.json").is_file():
-            raise ModelFolderError(
-                f"the run in {run} is not finished: start it again to go on, or name one of "
-                "its checkpoints"
-            )
+            raise ModelFolderError(f"{run} is not finished: start it again, or name a checkpoint")
     config = read_config(folder)
     if config.profile not in PROFILES:
-        raise ModelFolderError(
-            f"{folder}: made for profile {config.profile!r}, which is none of {', '.join(PROFILES)}"
-        )
+        raise ModelFolderError(f"{folder}: of no known profile: {config.profile!r}")
     if profile is not None and config.profile != profile:
         raise ModelFolderError(
             f"{folder}: a model of profile {config.profile!r}, but {profile!r} is asked for: "

@@ -90,9 +90,7 @@ def rule_of(
         raise InputError(f"--level is for --metric ew: {metric} has one ring")
     if preset and chosen != rule:
         against = [f.name for f in fields(Rule) if getattr(chosen, f.name) != getattr(rule, f.name)]
-        raise InputError(
-            f"--preset {preset} fixes {', '.join(against)}: leave the option out, or the preset"
-        )
+        raise InputError(f"--preset {preset} fixes {', '.join(against)}: leave one of them out")
     return chosen
 
 
@@ -168,8 +166,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     many = [row.id for row, (labels, _) in zip(given, pairs, strict=True) if len(labels) > 1]
     if rule.metric == "hit" and many:
         raise InputError(
-            f"{source}: --metric hit needs one emotion a sample, and {many[0]!r} has several: "
-            "score open-vocabulary labels with --metric ew"
+            f"{source}: hit needs one emotion a sample ({many[0]!r} has more): use --metric ew"
         )
     return Kept(tuple(given), tuple(pairs), len(rows) - len(given))
 
@@ -323,9 +320,7 @@ def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
     left, right = _part(one, common), _part(other, common)
     for sample, true, others in zip(common, left.truths, right.truths, strict=True):
         if true != others:
-            raise InputError(
-                f"{name} has other labels for {sample!r}: compare systems on the same data"
-            )
+            raise InputError(f"{name} has other labels for {sample!r}: compare on the same data")
     return left, right
 
 

@@ -47,20 +47,16 @@ def opened(path: Path, max_duration_s: float = MAX_DURATION_S) -> Iterator[Input
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(
-            f"{path} cannot be read as video or sound ({error.strerror}): "
-            "play it to check, or convert it to mp4 or wav"
+            f"{path} cannot be read as video or sound ({error.strerror}): convert it to mp4 or wav"
         ) from None
 
 
 def _check_size(container: InputContainer, path: Path, max_duration_s: float) -> None:
     duration_s = (container.duration or 0) / av.time_base
     if duration_s > max_duration_s:
-        raise MediaError(
-            f"{path} lasts {duration_s:.0f} s, more than {max_duration_s:g}: cut it into clips"
-        )
+        raise MediaError(f"{path} lasts {duration_s:.0f} s, over {max_duration_s:g}: cut it")
     for stream in container.streams.video:
         if stream.width * stream.height > MAX_PIXELS:
             raise MediaError(
-                f"{path} has {stream.width} x {stream.height} pixels a frame, more than "
-                f"{MAX_PIXELS}: make it smaller"
+                f"{path}: frames of {stream.width} x {stream.height} pixels: make them smaller"
             )

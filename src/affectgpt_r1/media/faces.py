@@ -60,9 +60,7 @@ def yunet_detector(model: Path) -> FaceDetector:
     try:
         yunet = cv2.FaceDetectorYN.create(str(model), "", (_SEARCH_SIDE, _SEARCH_SIDE), 0.6)
     except cv2.error as error:
-        raise ModelFolderError(
-            f"{model} is no YuNet model that OpenCV can use ({error.err})"
-        ) from None
+        raise ModelFolderError(f"{model} is no YuNet model ({error.err})") from None
 
     def detect(picture: NDArray[np.uint8]) -> list[tuple[Box, float]]:
         small, scale = _shrunk(picture, cv2.COLOR_RGB2BGR)

@@ -78,9 +78,7 @@ def read_frames(
         if decodable < total:
             flags.add(MediaFlag.TRUNCATED)
         if decodable == 0:
-            raise MediaError(
-                f"{path}: its video track holds no frame that decodes: record it again"
-            )
+            raise MediaError(f"{path}: no frame of its video decodes: record it again")
         total, wanted = decodable, sampled_indices(decodable, count)
         frames = {i: f for i, f in enumerate(_decoded(path)) if i in set(wanted)}
     if total == 1:

@@ -82,9 +82,7 @@ def convert(
             raise ValueError(f"{len(wrong)} tensors lack or are unknown, {wrong[0]!r} the first")
     except (LookupError, StopIteration, RuntimeError, ValueError) as error:
         line = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{checkpoint} does not fit {name!r} ({line}): name its own"
-        ) from None
+        raise CheckpointError(f"{checkpoint} does not fit {name!r} ({line})") from None
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
         unfinished = Path(made) / out.name

@@ -310,8 +310,7 @@ def read_config(folder: Path) -> AffectGPTConfig:
         if kind == AffectGPTConfig.model_type:
             return AffectGPTConfig.from_dict(settings)
     raise ModelFolderError(
-        f"{path}: holds a {kind!r} model, not an {AffectGPTConfig.model_type!r} one: name the "
-        "folder of an AffectGPT-R1 model"
+        f"{path}: a {kind!r} model: name the folder of an {AffectGPTConfig.model_type!r} one"
     )
 
 

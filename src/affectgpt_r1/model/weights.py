@@ -80,9 +80,7 @@ def _smollm2_folder(profile: str) -> Path:
         return folder
     gguf = smollm2_gguf()
     if gguf is None:
-        raise MissingFileError(
-            f"profile {profile!r} needs {_GGUF}, which is not here: fetch it with `{INSTALL}`"
-        )
+        raise MissingFileError(f"profile {profile!r} needs {_GGUF}: fetch it with `{INSTALL}`")
     logger.info("converting %s to safetensors, once", gguf.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as unfinished:

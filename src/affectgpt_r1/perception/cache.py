@@ -165,8 +165,7 @@ class FeatureCache:
             return None
         except OSError as error:
             raise InputError(
-                f"cannot read the feature cache at {path} ({error.strerror or error}): mend its "
-                "permissions or name another folder"
+                f"cannot read the cache at {path} ({error.strerror or error}): name another folder"
             ) from None
 
     def write(self, path: Path, entries: Iterable[Features], *, durable: bool = False) -> None:

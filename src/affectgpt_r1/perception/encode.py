@@ -143,9 +143,7 @@ def encode_on_ray(
     try:
         import ray
     except ImportError:
-        raise MissingFileError(
-            "Ray is not installed: pip install 'affectgpt-r1[scale]', or leave --engine out"
-        ) from None
+        raise MissingFileError("Ray is not installed: pip install 'affectgpt-r1[scale]'") from None
     fates: Counter[Fate] = Counter()
     if not clips:
         return fates

@@ -236,13 +236,10 @@ def _checked(encoder: Encoder, values: NDArray[np.float32], steps: int) -> NDArr
     """Checked at once: a wrong value kept in a cache would be found weeks later."""
     if values.shape != (steps, encoder.width):
         raise InputError(
-            f"encoder {encoder.name!r} gave shape {values.shape}, not "
-            f"{(steps, encoder.width)}: mend its width or its encode()"
+            f"encoder {encoder.name!r} gave {values.shape}, not {(steps, encoder.width)}: mend it"
         )
     if not np.isfinite(values).all():
-        raise InputError(
-            f"encoder {encoder.name!r} gave values that are not finite: try another dtype"
-        )
+        raise InputError(f"encoder {encoder.name!r} gave no finite values: try another dtype")
     return np.ascontiguousarray(values, dtype=np.float32)
 
 

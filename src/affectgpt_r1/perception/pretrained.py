@@ -98,8 +98,7 @@ class PretrainedEncoder:
             config = AutoConfig.from_pretrained(name_or_path, **LOCAL_ONLY)
             if config.model_type not in cls.kinds:
                 raise ModelFolderError(
-                    f"{name_or_path} is a {config.model_type!r} model, where one of "
-                    f"{', '.join(cls.kinds)} is needed: name another"
+                    f"{name_or_path} is a {config.model_type!r} model: name a {'/'.join(cls.kinds)}"
                 )
             load_processor = cls.kinds[config.model_type]
             processor = load_processor(name_or_path, **LOCAL_ONLY) if load_processor else None
@@ -157,8 +156,7 @@ class PretrainedSpeechEncoder(PretrainedEncoder):
     def __init__(self, model: PreTrainedModel, processor: Any = None, device: str = "cpu") -> None:
         if model.config.num_hidden_layers < _LAYERS:
             raise ModelFolderError(
-                f"a speech encoder of {model.config.num_hidden_layers} layers, "
-                f"{_LAYERS} are averaged: name a larger one"
+                f"{_LAYERS} layers are averaged, and this encoder has fewer: name a larger one"
             )
         self.width = int(model.config.hidden_size)
         # Of Whisper, the half that listens.
@@ -206,9 +204,7 @@ def loading(source: str | Path, *, what: str = "model", profile: str = "full") -
     except Exception as error:  # files that are missing or not whole raise nearly anything
         if Path(source).exists() or not isinstance(error, OSError):
             line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ModelFolderError(
-                f"{source}: no whole {what} ({line}): fetch or copy it again"
-            ) from error
+            raise ModelFolderError(f"{source}: no whole {what} ({line}): copy it again") from error
         command = f"fetch it with `hf download {source}` or name a folder that holds it"
         is_path = Path(source).is_absolute() or str(source).startswith(".")
         raise MissingFileError(
@@ -239,8 +235,7 @@ def load_weights(kind: Any, name_or_path: str, **settings: Any) -> Any:
     # transformers fills what is missing with random numbers and says so in a log line only.
     if absent := sorted(report["missing_keys"]):
         raise ModelFolderError(
-            f"{name_or_path}: {len(absent)} tensors are missing, {absent[0]!r} the first: "
-            "name a complete checkpoint"
+            f"{name_or_path}: {len(absent)} tensors are missing ({absent[0]!r}): name a whole one"
         )
     return model.eval()
 

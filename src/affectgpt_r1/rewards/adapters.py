@@ -45,9 +45,7 @@ class EmotionReward:
     ) -> None:
         self.rule, self.column = rule or RewardRule(length_penalty="p3"), column
         if self.rule.perception:
-            raise InputError(
-                "perception compares a clip's answers: use `PerceptionReward` beside this one"
-            )
+            raise InputError("perception compares answers: use `PerceptionReward` beside this")
         self.lexicon = Lexicon.load(lexicon, folder=folder)
         self.__name__ = name  # TRL logs a function by its name
 

@@ -42,8 +42,7 @@ class RewardRule(RewardSettings):
         asked = [name for name in ("alignment", "dual") if getattr(self, name)]
         if asked and self.mode == "answer":
             raise ValueError(
-                f"rewards.{asked[0]} reads the think block, which mode 'answer' has not: "
-                f"set mode=think, or rewards.{asked[0]}=0"
+                f"rewards.{asked[0]} needs mode=think: set that, or rewards.{asked[0]}=0"
             )
         return self
 

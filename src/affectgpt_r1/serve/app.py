@@ -44,6 +44,7 @@ from affectgpt_r1.media.worker import Guard
 from affectgpt_r1.serve.desk import Desk
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
+_NAME = "AffectGPT-R1"
 _PATHS = ("/v1/predict", "/v1/score", "/metrics")
 _JSON_LINES: dict[str, Any] = {"requestBody": {"content": {"application/x-ndjson": {"schema": {}}}}}
 
@@ -78,12 +79,9 @@ def create_app(
             yield
 
     largest = limits.max_mib << 20
-    app = FastAPI(
-        title="AffectGPT-R1", version=__version__, lifespan=lifespan, max_body_size=largest
-    )
-    app.add_exception_handler(InputError, _told)
-    app.add_exception_handler(ClientDisconnect, _told)  # nobody hears it
-    app.add_exception_handler(TimeoutError, _told)  # nor this: the gate has answered
+    app = FastAPI(title=_NAME, version=__version__, lifespan=lifespan, max_body_size=largest)
+    for fault in (InputError, ClientDisconnect, TimeoutError):  # nobody hears the last two
+        app.add_exception_handler(fault, _told)
     app.middleware("http")(_gate(limits, token))
     metrics = Instrumentator(excluded_handlers=["/metrics"], registry=CollectorRegistry())
     metrics.instrument(app).expose(app, include_in_schema=False)

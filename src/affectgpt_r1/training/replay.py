@@ -65,9 +65,7 @@ def replay(folder: Path, process: int = 0) -> Replayed:
     """
     saved = folder / f"update-{process}.pt"
     if not saved.is_file():
-        raise CheckpointError(
-            f"no update is saved at {saved}: name a folder RUN/failed/step-NNNNNN"
-        )
+        raise CheckpointError(f"no update is at {saved}: name RUN/failed/step-NNNNNN")
     ours = torch.serialization.safe_globals(_HELD)
     with TemporaryDirectory() as scratch:
         trainer = _trainer(folder, scratch)

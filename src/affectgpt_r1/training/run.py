@@ -113,8 +113,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
     known = [clip for clip in clips if any(map(lexicon.counts, clip.labels or ()))]
     if not known:
         raise InputError(
-            f"{recipe.data.train}: no label is in the lexicon {recipe.lexicon.name!r}: "
-            "choose another lexicon"
+            f"{recipe.data.train}: no label is in lexicon {recipe.lexicon.name!r}: choose another"
         )
     if dropped := len(clips) - len(known):
         told = "%d of %d clips left out: no label of theirs is in the lexicon"

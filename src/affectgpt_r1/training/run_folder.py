@@ -38,9 +38,7 @@ def check_run(folder: Path, recipe: Recipe) -> bool:
     path = folder / "recipe.yaml"
     if not path.is_file():
         if folder.is_file() or any(path.suffix != ".tmp" for path in folder.glob("*")):
-            raise CheckpointError(
-                f"{folder} holds other files: choose an empty run folder with --set run.output=..."
-            )
+            raise CheckpointError(f"{folder} holds other files: set run.output to an empty one")
         return False
     try:
         # A key that an older release did not know had the effect of its default.
@@ -85,9 +83,7 @@ def locked(folder: Path, recipe: BaseModel) -> Iterator[None]:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise CheckpointError(
-                        f"{folder}: another run is at work there: wait for it, or stop it"
-                    ) from None
+                    raise CheckpointError(f"{folder}: another run works there: stop it") from None
             yield
 
 
