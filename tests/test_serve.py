@@ -25,6 +25,7 @@ import pytest
 
 from affectgpt_r1.clips import Clip, write_manifest
 from forked import begin
+from test_cli import complaint
 from test_media import write_video
 
 WORDS = ("happy", "sad", "angry", "afraid")
@@ -369,6 +370,16 @@ def test_a_server_that_is_asked_to_end_answers_first(place: Place, tmp_path: Pat
         assert [one.result().status_code for one in asked] == [200] * 4
         server.process.join(30)
         assert server.process.exitcode == -signal.SIGTERM
+
+
+def test_what_cannot_be_served_is_told_in_a_line(place: Place) -> None:
+    model = f"--model={place.model}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen at 127.0.0.1:{port}" in complaint("serve", model, f"--port={port}")
+    assert "cannot listen" in complaint("serve", model, "--port=70000")
+    for option in ("--workers=0", "--max-mib=-1", "--per-minute=0", "--request-s=0"):
+        assert f"for {option.split('=')[0]}" in complaint("serve", model, option)
 
 
 def memory_mib(process: int) -> float:

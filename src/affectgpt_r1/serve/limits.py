@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclopts.types import PositiveFloat, PositiveInt
+
 #: This machine's own addresses.
 LOCAL = ("127.0.0.1", "localhost")
 
@@ -23,10 +25,10 @@ class Limits:
     """
 
     folder: Path | None = None
-    max_mib: int = 64
-    max_duration_s: float = 120.0
-    max_open: int = 32
-    per_minute: int = 120
-    workers: int = 2
-    wall_s: float = 30.0
-    request_s: float = 120.0
+    max_mib: PositiveInt = 64
+    max_duration_s: PositiveFloat = 120.0
+    max_open: PositiveInt = 32
+    per_minute: PositiveInt = 120
+    workers: PositiveInt = 2
+    wall_s: PositiveFloat = 30.0
+    request_s: PositiveFloat = 120.0
