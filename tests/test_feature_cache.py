@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_used_is_an_error_of_the_input(tmp_path: Path) -
     with pytest.raises(InputError, match=f"{tmp_path}.* cannot be written"):
         cache.put(features(1))
     assert list(tmp_path.rglob("*.tmp")) == []
-    with pytest.raises(InputError, match="cannot read the feature cache"):
+    with pytest.raises(InputError, match="cannot read the cache"):
         cache.get(features(1).key)
 
 

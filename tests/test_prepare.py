@@ -601,7 +601,7 @@ def test_the_command_shows_one_table_and_prints_one_object(tmp_path: Path, media
 
 def test_wrong_options_and_names_are_one_line(tmp_path: Path) -> None:
     assert "mercaptionplus" in complaint("prepare", "imdb", tmp_path)
-    assert "label.npz is neither in" in complaint("prepare", "meld", tmp_path / "gone")
+    assert "no label.npz in" in complaint("prepare", "meld", tmp_path / "gone")
     assert "no media" in complaint("prepare", "emodb", tmp_path)
     assert "--seed" in complaint("prepare", "meld", tmp_path, "--seed", "1")
     for option in ("--out", "--exclude", "--language"):

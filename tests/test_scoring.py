@@ -226,7 +226,7 @@ def test_no_score_is_made_up_where_nothing_can_be_scored(tmp_path: Path) -> None
     assert "there is no score" in complaint("score", write(tmp_path / "p.jsonl", row))
     several = {"id": "a", "label": "happy, sad", "words": ["happy"]}
     path = write(tmp_path / "q.jsonl", several)
-    assert "'a' has several" in complaint("score", path, "--metric", "hit")
+    assert "'a' has more" in complaint("score", path, "--metric", "hit")
 
 
 def test_one_group_tells_no_interval(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_told_and_not_thrown_out(tmp_path: Path) -> None:
     cache.compact()
     (tmp_path / "shards" / "a.safetensors").mkdir()
     for look in (FeatureCache.compact, FeatureCache.verify):
-        with pytest.raises(InputError, match="cannot read the feature cache"):
+        with pytest.raises(InputError, match="cannot read the cache"):
             look(FeatureCache(tmp_path))
     (tmp_path / "shards" / "a.safetensors").rmdir()
     assert kept(tmp_path) == 12

@@ -137,7 +137,7 @@ def test_a_saved_update_holds_nothing_that_could_run(tmp_path: Path) -> None:
     (folder / "update-0.pt").write_bytes(b"torn")
     with pytest.raises(ModelFolderError, match="no whole update"):
         replay(folder)
-    with pytest.raises(CheckpointError, match="no update is saved"):
+    with pytest.raises(CheckpointError, match="no update is at"):
         replay(folder, process=1)
 
 

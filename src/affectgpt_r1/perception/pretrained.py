@@ -156,7 +156,7 @@ class PretrainedSpeechEncoder(PretrainedEncoder):
     def __init__(self, model: PreTrainedModel, processor: Any = None, device: str = "cpu") -> None:
         if model.config.num_hidden_layers < _LAYERS:
             raise ModelFolderError(
-                f"{_LAYERS} layers are averaged, and this encoder has fewer: name a larger one"
+                f"{model.config.num_hidden_layers} layers, and {_LAYERS} are needed: name another"
             )
         self.width = int(model.config.hidden_size)
         # Of Whisper, the half that listens.
