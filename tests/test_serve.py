@@ -271,6 +271,8 @@ def test_the_rest_of_what_a_server_tells(server: Server) -> None:
     assert "affectgpt-r1|profile:nano" in httpx.get(f"{server.url}/healthz").json()["model"]
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert paths.keys() == {"/healthz", "/v1/predict", "/v1/score"}
+    for body in (b'{"id": "a", "words": ["glad"], "labels": ["happy"]}', b"[]"):
+        httpx.post(f"{server.url}/v1/score", content=body)
     figures = httpx.get(f"{server.url}/metrics").text
     assert 'http_requests_total{handler="/v1/score",method="POST",status="2xx"}' in figures
     assert 'http_requests_total{handler="/v1/score",method="POST",status="4xx"}' in figures
