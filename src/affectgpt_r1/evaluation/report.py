@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import parse_completion
-from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
+from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import Pair, sample_f
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow, Kept, is_texts
@@ -69,7 +69,7 @@ def write_report(
             result=result,
             cards=cards,
             count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
-            wheels=[wheel_figures(kept.pairs, lexicon, level, wheel) for wheel in range(WHEELS)],
+            wheels=wheel_figures(kept.pairs, lexicon, level),
             media=cache(_media),
         )
     )
@@ -179,33 +179,35 @@ def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[list[floa
 
 
 def wheel_figures(
-    clips: Iterable[tuple[Iterable[str], Iterable[str]]], lexicon: Lexicon, level: int, wheel: int
-) -> dict[str, Any]:
-    """How many clips' labels and answers name each class of a wheel, and what is confused.
+    clips: Sequence[tuple[Iterable[str], Iterable[str]]], lexicon: Lexicon, level: int
+) -> list[dict[str, Any]]:
+    """How many clips' labels and answers name each class of the five wheels, and what is confused.
 
     Args:
         clips: labels and words of each.
-        lexicon, level, wheel: words to classes.
+        lexicon, level: words to classes.
 
     Returns:
-        `sectors` in their order: name, inner class, labels, answers; `confused`: the commonest
-        pairs of a class that labels alone name and one that answers alone name, with their number.
+        Of each wheel `sectors` in their order: name, inner class, labels, answers; `confused`: the
+        commonest pairs of a class that labels alone name and one that answers alone name, with
+        their number.
     """
 
-    def named(words: Iterable[str]) -> set[str]:
+    def named(words: Iterable[str], wheel: int) -> set[str]:
         found = (lexicon.classes(word, level)[wheel] for word in words)
         return {name for name in found if name is not None}
 
-    sides = [(named(labels), named(words)) for labels, words in clips]
-    labels, answers = (Counter(name for side in sides for name in side[i]) for i in (0, 1))
-    pairs = Counter(pair for true, said in sides for pair in product(true - said, said - true))
-    rings = lexicon.tables.wheels[wheel]
-    inner = {rings[level - 1][word]: first for word, first in rings[0].items()}
-    order = list(dict.fromkeys(rings[0].values())).index
-    return {
-        "sectors": [
+    figures = []
+    for wheel, rings in enumerate(lexicon.tables.wheels):
+        sides = [(named(labels, wheel), named(words, wheel)) for labels, words in clips]
+        labels, answers = (Counter(name for side in sides for name in side[i]) for i in (0, 1))
+        pairs = Counter(pair for true, said in sides for pair in product(true - said, said - true))
+        inner = {rings[level - 1][word]: first for word, first in rings[0].items()}
+        place = {name: i for i, name in enumerate(dict.fromkeys(rings[0].values()))}
+        sectors = [
             {"name": name, "inner": inner[name], "labels": labels[name], "answers": answers[name]}
-            for name in sorted(inner, key=lambda name: order(inner[name]))
-        ],
-        "confused": sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:5],
-    }
+            for name in sorted(inner, key=lambda name: place[inner[name]])
+        ]
+        confused = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:5]
+        figures.append({"sectors": sectors, "confused": confused})
+    return figures

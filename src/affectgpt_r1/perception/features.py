@@ -182,9 +182,9 @@ def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = N
 
 
 def look(
-    source: EncoderSource, max_duration_s: float, clip: Clip
+    source: EncoderSource, max_duration_s: float, clip: Clip, portrayed: bool
 ) -> tuple[ClipMedia, dict[str, Any]]:
-    """Read a clip's video file for the encoders and for people; run in another process.
+    """Read a clip's video file for the encoders, and portrayed for people; run in another process.
 
     Raises:
         MissingFileError, MediaError: as `read_media`, or it is longer than that.
@@ -194,8 +194,8 @@ def look(
         media = source.read(clip)
     if media.duration_s > max_duration_s:
         raise MediaError(f"{path} lasts over {max_duration_s:g} s: cut it into clips")
-    shown = portrait(media.faces if source.view == "face" else media.frames, read_waveform(path)[0])
-    return source.seen(media), shown
+    pictures = media.faces if source.view == "face" else media.frames
+    return source.seen(media), portrait(pictures, read_waveform(path)[0]) if portrayed else {}
 
 
 def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Features]:

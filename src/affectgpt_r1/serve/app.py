@@ -35,7 +35,7 @@ from starlette.requests import ClientDisconnect
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode
-from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
+from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.predict import Predictor
@@ -105,16 +105,16 @@ def create_app(
         subtitle: Annotated[str, Form(max_length=2000)] = "",
         mode: Annotated[Mode, Form()] = "answer",
     ) -> Response:
-        """What a person in a clip feels, in words: a file, or the name of one in the folder.
-
-        As HTML, with faces, waveform and wheels, where text/html is accepted.
-        """
+        """What a person in a clip feels; as the page's HTML where text/html is accepted."""
+        html = "text/html" in request.headers.get("accept", "")
         async with asyncio.timeout(limits.request_s), _clip(file, name, limits.folder) as clip:
-            answer, portrait = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode)
+            answer, shown = await app.state.desk.ask(replace(clip, subtitle=subtitle), mode, html)
         answer["classes"] = {word: lexicon.classes(word) for word in answer["words"] or ()}
-        if "text/html" not in request.headers.get("accept", ""):
+        if not html:
             return JSONResponse(answer)
-        return site.TemplateResponse(request, "answer.html", _shown(answer, portrait, lexicon))
+        wheels = wheel_figures([((), answer["classes"])], lexicon, 1)
+        facts = {"answer": answer, "shown": shown, "wheels": wheels}
+        return site.TemplateResponse(request, "answer.html", facts)
 
     @app.post("/v1/score", openapi_extra=_JSON_LINES)
     async def score(
@@ -148,12 +148,6 @@ def listen(app: FastAPI, host: str, port: int, told: Callable[[str], None]) -> N
 
 async def _told(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, 422)
-
-
-def _shown(answer: dict[str, Any], portrait: Any, lexicon: Lexicon) -> dict[str, Any]:
-    sides = [((), answer["classes"])]
-    wheels = [wheel_figures(sides, lexicon, 1, wheel) for wheel in range(WHEELS)]
-    return {"answer": answer, "shown": portrait, "wheels": wheels}
 
 
 def _gate(limits: Limits, token: str | None) -> DispatchFunction:

@@ -61,19 +61,20 @@ class Desk:
             raise MediaError(fault)
         return cast(Result, found)
 
-    async def ask(self, clip: Clip, mode: Mode) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def ask(self, clip: Clip, mode: Mode, portrayed: bool) -> tuple[dict[str, Any], Any]:
         """Read a clip and ask the model about it.
 
         Returns:
             The prediction as a JSON object, with the clip's `duration_s`, and in `timing_s` what
-            reading took, and waiting and answering; and the clip as `media.attach.portrait`.
+            reading took, and waiting and answering; and the clip as `media.attach.portrait`, where
+            it is wanted `portrayed`, else {}.
 
         Raises:
             MediaError: it cannot be read, or is too long.
         """
         began_s = time.perf_counter()
-        what = self._predictor.encoders.eyes(), self._max_duration_s, clip
-        media, shown = await self.guarded(look, *what)
+        eyes, longest_s = self._predictor.encoders.eyes(), self._max_duration_s
+        media, shown = await self.guarded(look, eyes, longest_s, clip, portrayed)
         read_s = time.perf_counter()
         if mode not in self._forming:
             fresh: list[tuple[Clip, ClipMedia]] = []
