@@ -25,6 +25,7 @@ from affectgpt_r1.cli import runs, scores
 from affectgpt_r1.console import complain, people
 from affectgpt_r1.errors import InputError, TrainingError
 from affectgpt_r1.evaluation.render import json_row
+from affectgpt_r1_reproduction.command import reproduce
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor):
+    for command in (*runs.COMMANDS, *scores.COMMANDS, doctor, reproduce):
         app.command(command)
     status = 2
     try:

@@ -1,0 +1,71 @@
+"""Results: a small file of JSON a cell, and what the cells of a setting amount to.
+
+The answers themselves are kept, so that they can be scored again with another lexicon.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from affectgpt_r1_reproduction.plan import Cell
+from affectgpt_r1_reproduction.verdicts import Said
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is of a setting.
+
+    Attributes:
+        said: the words of each seed whose folds are all there.
+        results: its cells' results.
+        missing: how many cells have not been run.
+    """
+
+    said: Said
+    results: Sequence[Mapping[str, Any]]
+    missing: int
+
+    @property
+    def failed(self) -> int:
+        """How many of the cells could not be trained to their end."""
+        return sum("failed" in result for result in self.results)
+
+    def mean(self, key: str) -> float:
+        """The mean of a figure of the results."""
+        return fmean(result[key] for result in self.results if key in result)
+
+
+def found_of(cells: Iterable[Cell], folder: Path, ids: Sequence[str]) -> Found:
+    """What there is of a setting; a seed counts where all its folds answered.
+
+    Args:
+        cells: the setting's.
+        folder: of the results.
+        ids: the test clips'.
+    """
+    rows: list[dict[str, Any]] = []
+    by_seed: dict[int, dict[str, tuple[str, ...]]] = {}
+    missing = 0
+    for cell in cells:
+        path = folder / f"{cell.name}.json"
+        if not path.is_file():
+            missing += 1
+            continue
+        rows.append(row := json.loads(path.read_text(encoding="utf-8")))
+        if "failed" not in row:
+            by_seed.setdefault(cell.seed, {}).update(_words_of(row))
+    said = {
+        seed: [words[name] for name in ids]
+        for seed, words in by_seed.items()
+        if words.keys() >= set(ids)
+    }
+    return Found(said, rows, missing)
+
+
+def _words_of(result: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """A result's words by clip."""
+    lists = [tuple(text.split(", ")) if text else () for text in result["answers"]]
+    return dict(zip(result["ids"], (lists[i] for i in result["said"]), strict=True))

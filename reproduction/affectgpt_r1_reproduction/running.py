@@ -1,0 +1,149 @@
+"""Cells are run: cold start, GRPO, the test's answers, one small file of JSON.
+
+Each is an ordinary run in a folder of its own, so that what was cut goes on; each process has one
+thread, and works on one cell at a time.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from affectgpt_r1 import __version__
+from affectgpt_r1.clips import read_labelled
+from affectgpt_r1.config import ColdStartRecipe, GrpoRecipe
+from affectgpt_r1.errors import TrainingError
+from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips, predict
+from affectgpt_r1.files import own_rows, write_whole
+from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.progress import Progress
+from affectgpt_r1.training.run import train_cold_start, train_grpo
+from affectgpt_r1_reproduction.grounds import Fold, share_of
+from affectgpt_r1_reproduction.plan import Cell, placed
+
+#: What of a run's metrics is kept, as means over its tenths.
+_CURVES = ("accuracy", "coverage", "distinct_answers", "frac_reward_zero_std", "words_per_answer")
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    folds: Sequence[Fold],
+    runs: Path,
+    results: Path,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Run the cells whose results are not there yet.
+
+    Args:
+        cells: which; equal ones are run once.
+        folds: the ground's.
+        runs: folder of the run folders.
+        results: folder of the results, a file a cell.
+        workers: processes.
+        progress: told how many of how many runs are done, cold starts among them.
+
+    Raises:
+        InputError: a run cannot be begun.
+    """
+    left = {c.name: c for c in cells if not (results / f"{c.name}.json").is_file()}
+    cold = {c.cold_start_name: c for c in left.values()}
+    total, done = len(cold) + len(left), 0
+    # Fresh processes: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _alone) as pool:
+        for stage, some in ((_cold_start, cold), (_cell, left)):
+            run = partial(stage, folds=tuple(folds), runs=runs, results=results)
+            try:
+                for future in as_completed([pool.submit(run, cell) for cell in some.values()]):
+                    future.result()
+                    progress(done := done + 1, total)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _alone() -> None:
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+    torch.set_num_threads(1)
+
+
+def _cold_start(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> Path:
+    """The cold start's run folder, trained where it is not there."""
+    fold, folder = folds[cell.fold], runs / f"cold-start-{cell.cold_start_name}"
+    data = _data(share_of(fold.cold_start, cell.cold_start_share), fold)
+    run = {"output": str(folder)}
+    recipe = placed(ColdStartRecipe, cell.cold_start, data=data, run=run)
+    train_cold_start(recipe, _unseen, _unseen)
+    return folder
+
+
+def _cell(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> None:
+    fold, folder = folds[cell.fold], runs / f"grpo-{cell.name}"
+    cold = _cold_start(cell, folds, runs, results)
+    found = {"version": __version__, **asdict(cell)}
+    try:
+        if cell.grpo is not None:
+            _grpo(cell, cell.grpo, fold, cold, folder)
+    except TrainingError as error:
+        found["failed"] = str(error).replace(str(runs), "RUNS")
+    else:
+        model = cold if cell.grpo is None else folder
+        found |= _answers(model, cell, fold)
+    found["train_s"] = sum(row["step_time_s"] for f in (cold, folder) for row in _metrics(f))
+    found["curves"] = _curves(_metrics(folder))
+    write_whole(results / f"{cell.name}.json", json.dumps(found, ensure_ascii=False) + "\n")
+
+
+def _grpo(cell: Cell, row: dict[str, Any], fold: Fold, cold: Path, folder: Path) -> None:
+    places: dict[str, Any] = {
+        "data": _data(share_of(fold.grpo, cell.grpo_share), fold),
+        "run": {"output": str(folder)},
+        "model": str(cold),
+    }
+    if "judge" in row:  # the frozen start judges: it sees the clips
+        places["judge"] = {"model": str(cold)}
+    train_grpo(placed(GrpoRecipe, row, **places), _unseen, _unseen)
+
+
+def _answers(model: Path, cell: Cell, fold: Fold) -> dict[str, Any]:
+    """The test clips' words: the different answers, and which of them each clip was given."""
+    predictor = load_predictor(model)
+    seen = perceive_clips(read_labelled(fold.test), predictor.encoders, FeatureCache(fold.cache))
+    said = list(predict(predictor, seen, mode=cell.mode))
+    texts = [", ".join(answer.words or ()) for answer in said]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    return {
+        "ids": [answer.id for answer in said],
+        "answers": list(numbers),
+        "said": [numbers[text] for text in texts],
+        "well_formed": fmean(not answer.problems for answer in said),
+    }
+
+
+def _data(manifest: Path, fold: Fold) -> dict[str, str]:
+    return {"train": str(manifest), "test": str(fold.test), "cache": str(fold.cache)}
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    return own_rows(folder / "metrics.jsonl")
+
+
+def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    parts = [rows[i * len(rows) // 10 : (i + 1) * len(rows) // 10] for i in range(10)]
+    return {
+        name: [round(fmean(row[name] for row in part), 4) for part in parts if part]
+        for name in _CURVES
+        if rows and name in rows[0]
+    }
+
+
+def _unseen(*_: object) -> None:
+    """Progress that nobody watches: cells are counted, not their steps."""

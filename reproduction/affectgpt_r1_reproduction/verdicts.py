@@ -1,0 +1,156 @@
+"""Verdicts: what the answers of several seeds say about a claim, and how sure that is.
+
+Intervals are over test clips and seeds at once: groups of clips are drawn as everywhere
+(`emotion.significance`), and seeds beside them. Nothing is run here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from affectgpt_r1.clips import Clip
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.emotion.score import best_constant
+from affectgpt_r1.emotion.significance import Interval, Statistic, bootstrap, ew_statistic, holm
+from affectgpt_r1_reproduction.plan import CONSTANT, Claim, Figure
+
+Verdict = Literal["holds", "does not hold", "undecided"]
+#: A setting's words: by seed, of each test clip.
+Said = Mapping[int, Sequence[tuple[str, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A claim and what became of it.
+
+    Attributes:
+        claim: the statement.
+        interval: of its contrast, without the margin.
+        p: two-sided, of contrast and margin being 0; by Holm over the claims of the table.
+        by_seed: the contrast in each seed that all its settings have.
+        verdict: at p < 0.05, else undecided.
+    """
+
+    claim: Claim
+    interval: Interval
+    p: float
+    by_seed: tuple[float, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The test clips as the figures need them, and the lexicon that scores."""
+
+    labels: tuple[tuple[str, ...], ...]
+    groups: tuple[str, ...]
+    lexicon: Lexicon
+
+    @classmethod
+    def of(cls, clips: Sequence[Clip], lexicon: Lexicon) -> "Ground":
+        """That of labelled clips."""
+        labels = tuple(clip.labels or () for clip in clips)
+        return cls(labels, tuple(clip.group or clip.id for clip in clips), lexicon)
+
+    def constant(self) -> tuple[str, ...]:
+        """The constant answer that scores best on these very labels."""
+        return best_constant(self.labels, self.lexicon)[0]
+
+    def figure(self, name: Figure, words: Sequence[tuple[str, ...]]) -> Statistic:
+        """A figure of one seed's answers."""
+        if name.startswith("f"):
+            lexicon = Lexicon.load("mer2026") if name == "f by mer2026" else self.lexicon
+            levels = (2,) if name == "f of level 2" else (1,)
+            return ew_statistic(list(zip(self.labels, words, strict=True)), lexicon, levels)
+        counts = np.array([len(answer) for answer in words], dtype=np.float64)
+        if name == "words":
+            return _ratio(counts, np.ones(len(words)))
+        known = [sum(map(self.lexicon.counts, answer)) for answer in words]
+        return _ratio(np.array(known, dtype=np.float64), counts)
+
+    def interval(self, name: Figure, said: Said) -> Interval:
+        """A figure's mean over the seeds."""
+        return bootstrap(
+            _over_seeds([self.figure(name, one) for one in said.values()]), self.groups
+        )
+
+    def judge(self, claims: Sequence[Claim], said: Mapping[str, Said]) -> list[Judged]:
+        """Judge claims together; one whose settings have no seed in common is left out.
+
+        Args:
+            claims: about settings.
+            said: their answers; of the constant answer there is no need.
+        """
+        found = []
+        for claim in claims:
+            seeds = self._contrasts(claim, said)
+            if not seeds:
+                continue
+            by_seed = [bootstrap(one, self.groups, resamples=1).value for one in seeds]
+            mean = _over_seeds(seeds)
+            shifted = bootstrap(_shifted(mean, claim.margin), self.groups)
+            found.append((claim, bootstrap(mean, self.groups), shifted, by_seed))
+        p_values = holm([shifted.p for _, _, shifted, _ in found])
+        return [
+            Judged(claim, interval, p, tuple(by_seed), _verdict(shifted.value, p))
+            for (claim, interval, shifted, by_seed), p in zip(found, p_values, strict=True)
+        ]
+
+    def _contrasts(self, claim: Claim, said: Mapping[str, Said]) -> list[Statistic]:
+        """The contrast of each seed that all its settings have."""
+        have = [said.get(name, {}) for name in claim.contrast if name != CONSTANT]
+        always = [self.constant()] * len(self.labels)
+
+        def contrast(seed: int) -> Statistic:
+            answers = {
+                name: always if name == CONSTANT else said[name][seed] for name in claim.contrast
+            }
+            figures = {name: self.figure(claim.figure, words) for name, words in answers.items()}
+            return _sum([(factor, figures[name]) for name, factor in claim.contrast.items()])
+
+        return [contrast(seed) for seed in sorted(set(have[0]).intersection(*have))]
+
+
+def _verdict(value: float, p: float) -> Verdict:
+    if not p < 0.05:
+        return "undecided"
+    return "holds" if value > 0 else "does not hold"
+
+
+def _sum(terms: Sequence[tuple[float, Statistic]]) -> Statistic:
+    return lambda weights: np.sum([factor * one(weights) for factor, one in terms], axis=0)
+
+
+def _shifted(statistic: Statistic, margin: float) -> Statistic:
+    return lambda weights: statistic(weights) + margin
+
+
+def _ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> Statistic:
+    def ratio(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (weights @ parts) / np.maximum(weights @ wholes, 1e-9)
+        return found
+
+    return ratio
+
+
+def _over_seeds(seeds: Sequence[Statistic]) -> Statistic:
+    """The mean over seeds; on every draw of clips, seeds are drawn too.
+
+    So few seeds, drawn with replacement, vary less than fresh ones would, by (S - 1) / S in
+    variance: their deviations are stretched by as much.
+    """
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = np.stack([one(weights) for one in seeds], axis=1)  # (1 + R, S)
+        count = len(seeds)
+        drawn = np.random.default_rng(0).integers(count, size=values.shape)
+        drawn[0] = np.arange(count)  # the first row is the samples as they are
+        mean = values.mean(axis=1)
+        off = np.take_along_axis(values, drawn, axis=1).mean(axis=1) - mean
+        stretched: NDArray[np.float64] = mean + off * (count / max(count - 1, 1)) ** 0.5
+        return stretched
+
+    return statistic
