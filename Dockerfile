@@ -15,6 +15,7 @@ WORKDIR /work
 COPY pyproject.toml Makefile README.md LICENSE ./
 COPY src ./src
 COPY demo ./demo
+COPY reproduction ./reproduction
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN make env TORCH_INDEX="$TORCH_INDEX"
 

@@ -39,7 +39,7 @@ from test_convert import authors_state, qwen, write  # noqa: F401
 from test_prepare import lay_out, media, write_csv  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 #: What stands for what in the folder of tiny data, and for what takes minutes: seconds of the same.
@@ -86,6 +86,7 @@ LISTED = {
     "python benchmarks/": "minutes to hours, and figures that need an idle machine",
     "bash benchmarks/gpu.sh": "figures of a GPU; TINY=tiny tries it in ten minutes",
     "affectgpt-r1 prepare demo": "draws 510 clips: minutes; tests/test_demo.py draws some",
+    "affectgpt-r1 reproduce": "an hour and more; tests/test_reproduction.py runs a tiny table",
     "affectgpt-r1 lexicon download": "fetches from the network; tests/test_download.py serves it",
     "swift ": "another trainer's command: make compat runs it",
     "python -m verl": "another trainer's command: make compat runs it",

@@ -29,6 +29,9 @@ PARTS = (
     "affectgpt_r1/perception/data/speech-signal.json",
     "affectgpt_r1_demo/lines.jsonl",
     "affectgpt_r1_demo/py.typed",
+    "affectgpt_r1_reproduction/py.typed",
+    "affectgpt_r1_reproduction/tables/rewards.yaml",
+    "affectgpt_r1_reproduction/recipes/demo-grpo.yaml",
 )
 ABSENT = ("torch", "transformers", "av", "cv2", "safetensors", "matplotlib", "lemminflect")
 SCORE = '{"id": "a", "words": ["joyful"], "labels": ["happy"]}\n'

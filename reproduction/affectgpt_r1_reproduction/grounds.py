@@ -27,7 +27,7 @@ FOLDS: dict[GroundName, int] = {"demo": 1, "text": 1, "speech": 5}
 #: With the test lines' one rendering 2,058 clips.
 _RENDERINGS = 5
 #: How many rows of the real texts, evenly over the files.
-_COLD_START_TEXTS, _GRPO_TEXTS, _TEST_TEXTS = 1500, 2000, 500
+_COLD_START_TEXTS, _GRPO_TEXTS, _TEST_TEXTS = 1500, 2000, 300
 _SPOKEN = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 _ACTED = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 Bar = Callable[[str], Progress]
