@@ -372,6 +372,14 @@ def test_a_torn_video_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert len(media.frames) == 8
 
 
+def test_a_clip_that_names_no_file_is_its_subtitle_and_without_one_is_refused() -> None:
+    read = read_media(Clip("a", subtitle="Oh."))
+    assert (len(read.frames), len(read.faces), len(read.windows)) == (0, 0, 0)
+    assert {MediaFlag.NO_VIDEO, MediaFlag.NO_AUDIO} <= read.flags
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        read_media(Clip("a"))
+
+
 def test_the_content_hash_tells_bytes_and_roles(tmp_path: Path) -> None:
     one, other = tmp_path / "a", tmp_path / "b"
     one.write_bytes(b"x")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ from affectgpt_r1_demo.clips import demo_lines, write_demo
 from affectgpt_r1_reproduction.command import reproduce
 from affectgpt_r1_reproduction.grounds import FOLDS, prepare, share_of
 from affectgpt_r1_reproduction.pages import write_page
+from affectgpt_r1_reproduction.pictures import picture
 from affectgpt_r1_reproduction.plan import CONSTANT, Claim, Table, cells, load_table, table_names
-from affectgpt_r1_reproduction.results import found_of
+from affectgpt_r1_reproduction.results import Found, found_of
 from affectgpt_r1_reproduction.verdicts import Ground
 from test_media import write_sound
 
@@ -286,6 +288,22 @@ def test_a_table_runs_to_its_page(done: tuple[Path, dict[str, Any]]) -> None:
     assert sum(bool(row["curves"]) for row in rows.values()) == 4  # those with a second phase
 
 
+def test_a_picture_of_one_group_has_no_intervals_and_of_several_has(
+    done: tuple[Path, dict[str, Any]],
+) -> None:
+    one = (done[0] / "tiny.svg").read_text(encoding="utf-8")
+    table, there = load_table("length"), ground()
+    said = {seed: right(there, 0.5, seed) for seed in range(3)}
+    curves = {"curves": {"words_per_answer": [2.0, 3.0, 4.0]}}
+    several = picture(table, there, {name: Found(said, [curves], 0) for name in table.settings})
+    for text in (one, several):
+        ElementTree.fromstring(text)
+        assert "nan" not in text.split("</desc>")[1]
+    whisker = 'stroke-width="2"/>'
+    assert whisker not in one
+    assert several.count(whisker) == len(table.settings)
+
+
 def test_what_has_a_result_is_not_run_again(done: tuple[Path, dict[str, Any]], few: Path) -> None:
     docs, said = done
     before = {path: path.stat().st_mtime_ns for path in (docs / "cells/demo").iterdir()}
@@ -333,11 +351,14 @@ def test_a_killed_table_goes_on_to_the_same_results(
 def test_a_run_that_breaks_is_a_result_and_is_counted(few: Path, tmp_path: Path) -> None:
     wild = {"optimizer.learning_rate": 1e30, "optimizer.max_grad_norm": 0.0}
     table = quick(TINY | {"settings": dict(list(TINY["settings"].items())[:2]), "seeds": [1]})
-    table["settings"]["GRPO"]["grpo"] |= wild
+    table["settings"]["GRPO"]["cold_start"] |= wild
     said = reproduce(str(written(tmp_path, table)), out=few, docs=tmp_path, workers=1)
     assert said["missing"] == 0
     assert said["verdicts"] == {}
-    assert "1 cells could not be trained" in (tmp_path / "tiny.md").read_text(encoding="utf-8")
+    assert "**1 cells could not" in (tmp_path / "tiny.md").read_text(encoding="utf-8")
+    kept = [row for row in comparable(tmp_path / "cells/demo").values() if "failed" in row]
+    assert len(kept) == 1
+    assert "loss" in kept[0]["failed"]
     assert str(few) not in "".join(p.read_text() for p in tmp_path.glob("cells/demo/*.json"))
 
 
@@ -394,12 +415,21 @@ def test_texts_are_split_and_thinking_is_a_description_s_end(tmp_path: Path) -> 
     for name, found in rows.items():
         text = "".join(json.dumps(row) + "\n" for row in found)
         (tmp_path / f"text/{name}.jsonl").write_text(text, encoding="utf-8")
-    (fold,) = prepare("text", tmp_path / "made", tmp_path, untold)
+    (fold,) = prepare("text", tmp_path / "out/text", tmp_path, untold)
     cold, grpo, test = map(read_manifest, (fold.cold_start, fold.grpo, fold.test))
     assert [clip.id for clip in cold] == ["w0", "w1", "w2", "e"]
     assert cold[-1].description == "He is sad."
     assert [clip.id for clip in grpo] == ["t"]
     assert [clip.id for clip in test] == ["d"]
+    # Nobody is seen or heard, and the same training runs.
+    said = reproduce(
+        str(written(tmp_path, quick(TINY | {"ground": "text", "seeds": [1]}))),
+        out=tmp_path / "out",
+        docs=tmp_path,
+        settings=["GRPO"],
+        workers=1,
+    )
+    assert said["missing"] == 2
 
 
 @pytest.mark.parametrize(("name", "told"), [("text", "affectgpt_words"), ("speech", "ravdess")])
@@ -434,6 +464,6 @@ def test_a_committed_page_says_what_the_committed_results_say(name: str, tmp_pat
         for setting in table.settings
     }
     write_page(tmp_path, name, table, Ground.of(clips, Lexicon.load()), found)
-    for kind in ("md", "json"):
+    for kind in ("md", "json", "svg"):
         made, kept = (folder / f"{name}.{kind}" for folder in (tmp_path, DOCS))
         assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from affectgpt_r1.emotion.score import signature
 from affectgpt_r1.emotion.significance import Interval
 from affectgpt_r1.evaluation.render import table_of
 from affectgpt_r1.files import write_whole
+from affectgpt_r1_reproduction.pictures import picture
 from affectgpt_r1_reproduction.plan import CONSTANT, Claim, Figure, Table
 from affectgpt_r1_reproduction.results import Found
 from affectgpt_r1_reproduction.verdicts import Ground, Judged
@@ -23,7 +24,7 @@ _BEGIN, _END = "<!-- verdicts -->", "<!-- end of verdicts -->"
 def write_page(
     folder: Path, name: str, table: Table, ground: Ground, found: Mapping[str, Found]
 ) -> list[Judged]:
-    """Write NAME.md, NAME.json, and the verdicts of all tables into index.md.
+    """Write NAME.md, NAME.svg, NAME.json, and the verdicts of all tables into index.md.
 
     Args:
         folder: of the documents.
@@ -33,6 +34,8 @@ def write_page(
         found: of every setting.
     """
     judged = ground.judge(table.claims, {row: one.said for row, one in found.items()})
+    if drawn := picture(table, ground, found):
+        write_whole(folder / f"{name}.svg", drawn)
     write_whole(folder / f"{name}.md", "\n".join(_page(name, table, ground, found, judged)))
     summary = {"title": table.title, "ground": table.ground, "claims": [*map(_claim, judged)]}
     write_whole(folder / f"{name}.json", json.dumps(summary, indent=1) + "\n")
@@ -69,6 +72,8 @@ def _page(
     if failed:
         yield f"**{failed} cells could not be trained to their end, and are left out.**"
     yield f"Scored as `{signature(ground.lexicon)}`."
+    if any(one.said for one in found.values()):
+        yield from ("", f"![F of each setting, and how long answers grew]({name}.svg)")
     yield from ("", table_of([*_rows(table, ground, found)], _HEADERS, "markdown"), "")
     yield (
         "F: mean of the seeds with its 95 % interval, over groups of clips and seeds at once; "

@@ -37,6 +37,11 @@ class Found:
         """The mean of a figure of the results."""
         return fmean(result[key] for result in self.results if key in result)
 
+    def curve(self, name: str) -> list[float]:
+        """A figure of training over its tenths, the mean of the cells; [] where there was none."""
+        curves = [row["curves"][name] for row in self.results if row["curves"].get(name)]
+        return [fmean(values) for values in zip(*curves, strict=False)]
+
 
 def found_of(cells: Iterable[Cell], folder: Path, ids: Sequence[str]) -> Found:
     """What there is of a setting; a seed counts where all its folds answered.

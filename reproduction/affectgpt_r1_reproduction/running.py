@@ -5,9 +5,9 @@ thread, and works on one cell at a time.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
@@ -58,8 +58,8 @@ def run_cells(
     cold = {c.cold_start_name: c for c in left.values()}
     total, done = len(cold) + len(left), 0
     # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _alone) as pool:
-        for stage, some in ((_cold_start, cold), (_cell, left)):
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for stage, some in ((_begin, cold), (_cell, left)):
             run = partial(stage, folds=tuple(folds), runs=runs, results=results)
             try:
                 for future in as_completed([pool.submit(run, cell) for cell in some.values()]):
@@ -70,26 +70,25 @@ def run_cells(
                 raise
 
 
-def _alone() -> None:
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
-    torch.set_num_threads(1)
+def _begin(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> None:
+    """Train the cold start that several cells wait for."""
+    with suppress(TrainingError):  # each cell meets it again, and tells
+        _train_cold_start(cell, folds[cell.fold], runs / f"cold-start-{cell.cold_start_name}")
 
 
-def _cold_start(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> Path:
-    """The cold start's run folder, trained where it is not there."""
-    fold, folder = folds[cell.fold], runs / f"cold-start-{cell.cold_start_name}"
+def _train_cold_start(cell: Cell, fold: Fold, folder: Path) -> None:
+    """Train it where it is not there."""
     data = _data(share_of(fold.cold_start, cell.cold_start_share), fold)
     run = {"output": str(folder)}
-    recipe = placed(ColdStartRecipe, cell.cold_start, data=data, run=run)
-    train_cold_start(recipe, _unseen, _unseen)
-    return folder
+    train_cold_start(placed(ColdStartRecipe, cell.cold_start, data=data, run=run), _unseen, _unseen)
 
 
 def _cell(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> None:
     fold, folder = folds[cell.fold], runs / f"grpo-{cell.name}"
-    cold = _cold_start(cell, folds, runs, results)
+    cold = runs / f"cold-start-{cell.cold_start_name}"
     found = {"version": __version__, **asdict(cell)}
     try:
+        _train_cold_start(cell, fold, cold)
         if cell.grpo is not None:
             _grpo(cell, cell.grpo, fold, cold, folder)
     except TrainingError as error:

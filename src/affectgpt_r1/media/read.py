@@ -17,11 +17,12 @@ def read_media(clip: Clip, *, detector: FaceDetector = detect_with_cascade) -> C
     """Read a clip: eight pictures and faces, eight pieces of sound.
 
     `clip.audio` replaces the video's own track, `clip.faces` the detected faces. A clip lacks what
-    neither its files nor their tracks hold; that is flagged.
+    neither its files nor their tracks hold; that is flagged. One without files is its subtitle.
 
     Raises:
         MissingFileError: a file does not exist.
-        MediaError: a file cannot be read, or the clip has neither picture nor sound.
+        MediaError: a file cannot be read, its files hold neither picture nor sound, or there is
+            neither a file nor a subtitle.
     """
     pictures, video_s, of_video = read_frames(clip.video, STEPS)
     waveform, of_sound = read_waveform(clip.audio or clip.video)
@@ -30,8 +31,8 @@ def read_media(clip: Clip, *, detector: FaceDetector = detect_with_cascade) -> C
     cut, sound_s = np.zeros((0, WINDOW_S * RATE_HZ), dtype=np.float32), 0.0
     if waveform is not None:
         cut, sound_s = cut_windows(waveform, STEPS), len(waveform) / RATE_HZ
-    if not len(pictures) and not len(cut) and not len(faces):
-        named = clip.video or clip.audio
+    named = clip.video or clip.audio or clip.faces
+    if not (len(pictures) or len(cut) or len(faces)) and (named or not clip.subtitle):
         raise MediaError(
             f"clip {clip.id!r} has neither picture nor sound"
             + (f": {named} has no such track" if named else ": give it a video or an audio file")
