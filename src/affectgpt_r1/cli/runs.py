@@ -141,6 +141,21 @@ def convert(
     return {"model": convert(checkpoint, out, language_model=language_model, view=view)}
 
 
+def merge(model: Path, out: Path, /) -> object:
+    """Write a model folder whose adapter is merged into the language model, which lies in it.
+
+    Args:
+        model: A model folder or finished run.
+        out: The new model folder; must not exist.
+    """
+    from affectgpt_r1.evaluation.predict import load_predictor
+    from affectgpt_r1.model.convert import write_model
+
+    loaded = load_predictor(model)
+    loaded.model.merge_adapter()
+    return {"model": write_model(loaded.model, loaded.processor, out)}
+
+
 @cache.command
 def size(*, cache: opt.Cache = None) -> object:
     """What a feature cache holds."""
@@ -351,7 +366,7 @@ def serve(
 
 
 #: What the command line takes from here.
-COMMANDS = (prepare, encode, cache, convert, train, predict, evaluate, serve)
+COMMANDS = (prepare, encode, cache, convert, merge, train, predict, evaluate, serve)
 
 
 def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:
