@@ -82,6 +82,7 @@ LISTED = {
     ". .venv/bin/activate": "the environment is the one that the tests run in",
     "affectgpt-r1 serve": "runs until it is ended; tests/test_serve.py runs it, and its page",
     "curl ": "needs a server that runs; tests/test_serve.py asks it the same",
+    "DATA=DATASETS sh runs/paper.sh": "weeks of GPUs; tests/test_paper.py runs it at nano size",
     "torchrun ": "weights of gigabytes; tests/test_processes.py trains these recipes smaller",
     "make ": "installs gigabytes, or runs this very suite",
     "python benchmarks/": "minutes to hours, and figures that need an idle machine",
