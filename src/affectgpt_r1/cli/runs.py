@@ -329,21 +329,18 @@ def evaluate(
             write_rows(out / "predictions.jsonl", said)
     rows = [replace(r, prediction=s["words"], given=s) for r, s in zip(rows, said, strict=True)]
     kept = scoring.keep(rows, rule, str(manifest))
-    if rule.metric == "ew":
-        result = evaluate_words(kept, table, rule.levels, baseline=before)
-        scores = json_row(result)
-        if out:
-            page = out / "report.html"
-            write_report(page, table, kept, result, clips, before, level=rule.levels[0], run=model)
-    else:
-        scores = scoring.score_row(kept, rule, table)
-        if before is not None:
-            theirs = [replace(row, prediction=before.get(row.id)) for row in rows]
-            other = {str(baseline): scoring.keep(theirs, rule, str(baseline))}
-            scores["compared"] = scoring.compare(kept, other, rule, table)
+    ew = evaluate_words(kept, table, rule.levels, baseline=before) if rule.metric == "ew" else None
+    scores = json_row(ew) if ew else scoring.score_row(kept, rule, table)
+    if before is not None and not ew:
+        theirs = [replace(row, prediction=before.get(row.id)) for row in rows]
+        other = {str(baseline): scoring.keep(theirs, rule, str(baseline))}
+        scores["compared"] = scoring.compare(kept, other, rule, table)
     if out:
         with writing(out):
             write_whole(out / "evaluation.json", json.dumps(scores, indent=1))
+        if ew:
+            page = out / "report.html"
+            write_report(page, table, kept, ew, clips, before, level=rule.levels[0], run=model)
     console.people.out(render(scores, "text"), highlight=False)
     return scores
 
