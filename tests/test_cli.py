@@ -9,11 +9,17 @@ import pty
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from affectgpt_r1.clips import Clip, write_manifest
+from affectgpt_r1.cli.runs import evaluate
+from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.errors import InputError, ModelFolderError
+from affectgpt_r1.evaluation.scoring import HEADLINES, rule_of, score_of
+from affectgpt_r1.files import own_rows
 from affectgpt_r1_demo.clips import demo_lines, write_demo
 from test_report import checked
 
@@ -243,6 +249,68 @@ def test_a_bad_file_is_one_line(job: Path, tmp_path: Path, kind: str) -> None:
     )
 
 
+def test_a_set_of_the_benchmark_is_evaluated_by_its_own_metric(job: Path, tmp_path: Path) -> None:
+    clips = read_manifest(job / "data/test.jsonl")
+    truths: dict[str, list[dict[str, object]]] = {
+        "meld": [{"labels": (word,)} for word in ("joy", "anger")],
+        "CMU-MOSI": [
+            {"valence": -0.6, "labels": ("negative",)},
+            {"valence": 1.0, "labels": ("positive",)},
+        ],
+        "ovmerdplus": [{"labels": ("happy", "proud")}],
+        "my own": [{"labels": ("sad",)}],
+    }
+    found = {}
+    for name, truth in truths.items():
+        labelled = [
+            replace(clip, dataset=name, **truth[i % len(truth)])  # type: ignore[arg-type]
+            for i, clip in enumerate(clips)
+        ]
+        write_manifest(path := tmp_path / f"{name}.jsonl", labelled)
+        out, cache = tmp_path / name, job / "features"
+        one = evaluate(job / "cold-start", path, out=out, cache=cache)
+        said = out / "predictions.jsonl"
+        assert json.loads((out / "evaluation.json").read_text()) == one
+        other = evaluate(job / "cold-start", path, cache=cache, baseline=said)
+        assert isinstance(one, dict)
+        assert isinstance(other, dict)
+        metric = one["signature"].partition("|")[0]
+        found[name] = metric, (out / "report.html").is_file()
+        # The open-words question, and the score of the file by that metric.
+        assert {row["signature"].split("|")[0] for row in own_rows(said)} == {"mode:answer"}
+        rule = rule_of(None, metric, None, None, None)
+        scored = score_of(said.read_bytes(), rule, Lexicon.load())
+        same = HEADLINES[rule.metric], "n", "constant", "words_per_answer", "signature"
+        assert [scored.get(key) for key in same] == [one.get(key) for key in same]
+        assert one.get("groups", 3) == 3  # takes of one line, which predictions do not tell
+        gap = other["over_baseline"] if metric == "ew" else other["compared"][0]["difference"]
+        assert (gap["value"], gap["low"], gap["high"]) == (0, 0, 0)
+    assert found == {
+        "meld": ("hit", False),
+        "CMU-MOSI": ("sentiment", False),
+        "ovmerdplus": ("ew", True),
+        "my own": ("ew", True),
+    }
+
+
+def test_labels_of_another_metric_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    write_manifest(words := tmp_path / "w.jsonl", [Clip("a", labels=("happy", "proud"))])
+    write_manifest(signs := tmp_path / "s.jsonl", [Clip("a", labels=("sad",), valence=-1.0)])
+    two = [Clip("a", labels=("happy", "proud"), dataset="meld")]
+    write_manifest(meld := tmp_path / "m.jsonl", two)
+    for manifest, options, told in (
+        (signs, {}, "--metric ew needs labels that are emotion words"),
+        (words, {"metric": "sentiment"}, "needs labels that are numbers"),
+        (words, {"metric": "hit"}, "hit needs one emotion a sample"),
+        (meld, {}, "hit needs one emotion a sample"),
+        (meld, {"level": 2}, "--level is for --metric ew"),
+    ):
+        with pytest.raises(InputError, match=told):
+            evaluate(tmp_path / "no model", manifest, **options)
+    with pytest.raises(ModelFolderError, match="no model at"):
+        evaluate(tmp_path / "no model", meld, metric="ew", level=2)
+
+
 def test_no_model_is_one_line(tmp_path: Path) -> None:
     assert f"no model at {tmp_path}/none" in complaint(
         "predict", "clip.mp4", "--model", tmp_path / "none"
@@ -341,6 +409,7 @@ def test_options_may_stand_anywhere_and_the_last_one_counts(tmp_path: Path) -> N
         "encode",
         "evaluate",
         "lexicon",
+        "merge",
         "predict",
         "prepare",
         "report",

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, ModelFolderError
+from affectgpt_r1.evaluation.predict import load_predictor, predict
 from affectgpt_r1.model.convert import convert
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor
+from tiny import examples, fill_adapter, tiny_model
 
 HIDDEN, LAYERS, RANK = 16, 2, 3
 VISUAL, AUDIO = 12, 8
@@ -230,3 +233,29 @@ def test_the_command_converts_and_names_what_lacks(qwen: Path, tmp_path: Path) -
     assert "hf download Qwen/Qwen2.5-7B-Instruct" in lacking.stderr
     with pytest.raises(MissingFileError, match=r"gone\.pth"):
         convert(tmp_path / "gone.pth", tmp_path / "x", language_model=str(qwen))
+
+
+def test_a_merged_model_says_the_same_words_and_a_plain_one_is_refused(tmp_path: Path) -> None:
+    model, processor = tiny_model(lora_rank=4)
+    fill_adapter(model, 0.1)
+    model.save_pretrained(tmp_path / "lora")
+    processor.save_pretrained(tmp_path / "lora")
+    command = [sys.executable, "-m", "affectgpt_r1.cli", "merge"]
+
+    def merged(source: str, out: str) -> subprocess.CompletedProcess[str]:
+        folders = [str(tmp_path / source), str(tmp_path / out)]
+        return subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
+
+    done = merged("lora", "plain")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"model": str(tmp_path / "plain")}
+    said = [
+        [replace(row, model="") for row in predict(load_predictor(tmp_path / name), examples(6))]
+        for name in ("lora", "plain")
+    ]
+    assert said[0] == said[1]
+    assert len({row.completion for row in said[0]}) > 1
+    again = merged("plain", "twice")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "no adapter to merge" in again.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "plain"]

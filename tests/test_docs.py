@@ -63,6 +63,7 @@ FILLED = {
     "prepare NAME DIR": "prepare meld DATASETS",
     "encode MANIFEST --profile P": "encode clips.jsonl --profile nano",
     "convert CHECKPOINT DIR": "convert checkpoint.pth converted --language-model qwen",
+    "merge MODEL DIR": "merge lora-model merged",
     "--model MODEL": "--model model",
     "cold-start small-cold-start": "cold-start nano-cold-start --set optimizer.max_steps=2"
     " --set run.output=runs/small-cold-start",
@@ -81,6 +82,7 @@ LISTED = {
     ". .venv/bin/activate": "the environment is the one that the tests run in",
     "affectgpt-r1 serve": "runs until it is ended; tests/test_serve.py runs it, and its page",
     "curl ": "needs a server that runs; tests/test_serve.py asks it the same",
+    "DATA=DATASETS sh runs/paper.sh": "weeks of GPUs; tests/test_paper.py runs it at nano size",
     "torchrun ": "weights of gigabytes; tests/test_processes.py trains these recipes smaller",
     "make ": "installs gigabytes, or runs this very suite",
     "python benchmarks/": "minutes to hours, and figures that need an idle machine",
@@ -255,6 +257,8 @@ def template(
     train = "affectgpt-r1 train cold-start nano-cold-start --set optimizer.max_steps=2 --set"
     made = sh.run(f"{train} run.output=model", folder, environment)
     assert made.returncode == 0, made.stderr
+    lora = f"{train} lora.rank=2 --set optimizer.max_steps=1 --set run.output=lora-model"
+    assert sh.run(lora, folder, environment).returncode == 0
     # One update of such a size, and the next loss is no number.
     wild = f"{train} optimizer.learning_rate=1e30 --set run.output=failed-run"
     assert sh.run(wild, folder, environment).returncode == 1

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from affectgpt_r1.dialogue import prompt_pieces
 from affectgpt_r1.errors import MissingFileError, ModelFolderError
@@ -293,3 +299,32 @@ def test_a_merged_adapter_computes_the_same_and_leaves_the_weights_alone() -> No
         rounded = model(**batch).logits
         with model.adapter_merged():
             assert torch.equal(model(**batch).logits, rounded)
+
+
+def test_an_adapter_merged_for_good_is_a_plain_model_folder(tmp_path: Path) -> None:
+    model, processor = tiny_model(lora_rank=4)
+    fill_adapter(model, 0.1)
+    batch = prompt_batch(processor)
+    with torch.no_grad():
+        logits = model(**batch).logits
+        with model.adapter_off():
+            assert float((model(**batch).logits - logits).abs().max()) > 0.01
+    model.merge_adapter()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*.safetensors")} == {
+        "fusion.safetensors",
+        "model.safetensors",
+    }
+    again = AffectGPTForConditionalGeneration.from_pretrained(tmp_path)
+    assert (read_config(tmp_path).lora_rank, again.config.lora_rank) == (0, 0)
+    assert again.trained_state().keys() == model.trained_state().keys()
+    with torch.no_grad():
+        assert torch.equal(again(**batch).logits, model(**batch).logits)
+        assert float((again(**batch).logits - logits).abs().max()) < 1e-5
+        # By transformers alone, its language model is the merged one too.
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "language_model")
+        ids = batch["input_ids"]
+        assert torch.equal(plain(ids).logits, again(input_ids=ids).logits)
+    with pytest.raises(ModelFolderError, match="no adapter to merge"):
+        again.merge_adapter()

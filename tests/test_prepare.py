@@ -101,13 +101,13 @@ def write_csv(path: Path, columns: tuple[str, ...], *rows: tuple[str, ...], bom:
         csv.writer(file).writerows([columns, *rows])
 
 
-def lay_out(name: str, parent: Path, media: Path) -> tuple[Path, list[str]]:
+def lay_out(name: str, parent: Path, media: Path, letters: str = "abc") -> tuple[Path, list[str]]:
     """A set of three whole clips in the layout of its authors, and their names."""
     folder, (video, audio), labels, member, values, _, (subtitles, columns) = LAYOUTS[name]
     root = parent / folder
-    names = [f"{'Ses05_' if name == 'iemocap' else ''}{letter}.x" for letter in "abc"]
+    names = [f"{'Ses05_' if name == 'iemocap' else ''}{letter}.x" for letter in letters]
     for place in (video, audio, "openface_face"):
-        (root / place).mkdir(parents=True)
+        (root / place).mkdir(parents=True, exist_ok=True)  # two sets may share a folder
     for key in names:
         shutil.copy(media / "a.mp4", root / video / f"{key}.mp4")
         shutil.copy(media / "a.wav", root / audio / f"{key}.wav")
@@ -565,7 +565,6 @@ def test_predictions_carry_the_truth_that_the_benchmark_scores(tmp_path: Path, m
     scored = answer(*joined, "--metric", "sentiment")
     assert (scored["accuracy"], scored["n"]) == (0.5, 2)  # one of 1.6 and -0.4; 0.0 is left out
     assert "numbers" not in complaint(*joined)
-    assert "intensities" in complaint("evaluate", "no model", tmp_path / "cmumosi.jsonl")
     assert len(read_labelled(tmp_path / "cmumosi.jsonl")) == 3  # their signs are words
 
 

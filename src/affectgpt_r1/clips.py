@@ -100,20 +100,18 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
     return tuple(read_rows(path, read, "no clip is in it", lines=lines, fault=ManifestError))
 
 
-def read_labelled(path: Path, *, in_words: bool = False) -> tuple[Clip, ...]:
-    """Read a manifest whose clips all have labels, with `in_words` no intensity in their place.
+def read_labelled(path: Path) -> tuple[Clip, ...]:
+    """Read a manifest whose clips all have labels.
 
     Raises:
         MissingFileError, ManifestError: as `read_manifest`.
         InputError: clips have none.
     """
     clips = read_manifest(path)
-    bare = [c.id for c in clips if c.labels is None or (in_words and c.valence is not None)]
-    if bare:
+    if bare := [clip.id for clip in clips if clip.labels is None]:
         raise InputError(
             f"{path}: {len(bare)} of {len(clips)} clips have no words as labels (first: "
-            f"{bare[0]!r}): label them all; `predict` needs no labels, and `score --metric "
-            "sentiment` reads intensities"
+            f"{bare[0]!r}): label them all; `predict` needs no labels"
         )
     return clips
 

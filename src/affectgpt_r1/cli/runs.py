@@ -17,6 +17,7 @@ from affectgpt_r1.clips import Clip, clips_in, read_labelled, read_manifest, wri
 from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
+from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import AnswerRow, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
 from affectgpt_r1.files import make_folder, own_rows, write_rows, write_whole, writing
@@ -139,6 +140,21 @@ def convert(
     from affectgpt_r1.model.convert import convert
 
     return {"model": convert(checkpoint, out, language_model=language_model, view=view)}
+
+
+def merge(model: Path, out: Path, /) -> object:
+    """Write a model folder whose adapter is merged into the language model, which lies in it.
+
+    Args:
+        model: A model folder or finished run.
+        out: The new model folder; must not exist.
+    """
+    from affectgpt_r1.evaluation.predict import load_predictor
+    from affectgpt_r1.model.convert import write_model
+
+    loaded = load_predictor(model)
+    loaded.model.merge_adapter()
+    return {"model": write_model(loaded.model, loaded.processor, out)}
 
 
 @cache.command
@@ -276,9 +292,10 @@ def evaluate(
     baseline: Path | None = None,
     reply: opt.Reply = opt.Reply(),
     without: list[Part] | None = None,
+    metric: scoring.Metric | None = None,
     lexicon: opt.LexiconName = "builtin",
     lexicon_folder: opt.LexiconFolder = None,
-    level: opt.Level = 1,
+    level: opt.Level | None = None,
     cache: opt.Cache = None,
 ) -> object:
     """Evaluate a model on labelled clips: scores with intervals, and a report.
@@ -286,38 +303,46 @@ def evaluate(
     Args:
         model: A model folder or finished run.
         manifest: Labelled clips.
-        out: Folder for predictions and report.
+        out: Folder for predictions, scores and, by EW, report.
         baseline: predictions.jsonl of another model, to compare with.
         without: Leave a part out; repeatable.
+        metric: What is scored [default: of a set of MER-UniBench, its metric; else ew].
         lexicon: Which lexicon scores.
-        level: Ring of the wheels.
+        level: Ring of the wheels [default: 1].
     """
-    from affectgpt_r1.evaluation import scoring
     from affectgpt_r1.evaluation.evaluate import evaluate_words
     from affectgpt_r1.evaluation.report import write_report
+    from affectgpt_r1.evaluation.unibench import metric_of
 
-    table = Lexicon.load(lexicon, folder=lexicon_folder)
-    clips = read_labelled(manifest, in_words=True)
+    table, clips = Lexicon.load(lexicon, folder=lexicon_folder), read_labelled(manifest)
+    rule = scoring.rule_of(None, metric or metric_of(clips), lexicon, level, None)
+    rows = [AnswerRow(clip.id, clip.truth, (), clip.group or clip.id) for clip in clips]
+    scoring.keep(rows, rule, str(manifest))  # labels of another metric are told before the work
     before = words_by_id(baseline) if baseline else None
     if out:
         make_folder(out)
     made = _predicted(model, clips, cache, without=without or (), **asdict(reply))
     with console.bars() as bar:
-        predictions = list(counted(made, len(clips), bar("predicting")))
-    rows = [
-        AnswerRow(clip.id, clip.labels, said.words, clip.group or clip.id, given=json_row(said))
-        for clip, said in zip(clips, predictions, strict=True)
-    ]
-    kept = scoring.keep(rows, scoring.Rule(), str(manifest))
-    result = evaluate_words(kept, table, (level,), baseline=before)
+        said = [json_row(one) for one in counted(made, len(clips), bar("predicting"))]
     if out:
         with writing(out):
-            write_rows(out / "predictions.jsonl", map(json_row, predictions))
-            write_whole(out / "evaluation.json", json.dumps(json_row(result), indent=1))
-        page = out / "report.html"
-        write_report(page, table, kept, result, clips, before, level=level, run=model)
-    console.people.out(render(json_row(result), "text"), highlight=False)
-    return result
+            write_rows(out / "predictions.jsonl", said)
+    rows = [replace(r, prediction=s["words"], given=s) for r, s in zip(rows, said, strict=True)]
+    kept = scoring.keep(rows, rule, str(manifest))
+    ew = evaluate_words(kept, table, rule.levels, baseline=before) if rule.metric == "ew" else None
+    scores = json_row(ew) if ew else scoring.score_row(kept, rule, table)
+    if before is not None and not ew:
+        theirs = [replace(row, prediction=before.get(row.id)) for row in rows]
+        other = {str(baseline): scoring.keep(theirs, rule, str(baseline))}
+        scores["compared"] = scoring.compare(kept, other, rule, table)
+    if out:
+        with writing(out):
+            write_whole(out / "evaluation.json", json.dumps(scores, indent=1))
+        if ew:
+            page = out / "report.html"
+            write_report(page, table, kept, ew, clips, before, level=rule.levels[0], run=model)
+    console.people.out(render(scores, "text"), highlight=False)
+    return scores
 
 
 def serve(
@@ -351,7 +376,7 @@ def serve(
 
 
 #: What the command line takes from here.
-COMMANDS = (prepare, encode, cache, convert, train, predict, evaluate, serve)
+COMMANDS = (prepare, encode, cache, convert, merge, train, predict, evaluate, serve)
 
 
 def _source(encoders: opt.Encoders, device: str = "cpu") -> Any:

@@ -6,11 +6,12 @@ without predictions is shown as missing, and no mean is formed over fewer than n
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
@@ -82,6 +83,18 @@ class Bench:
     incomplete: tuple[str, ...]
 
 
+def metric_of(clips: Iterable[Clip]) -> scoring.Metric:
+    """By what answers to clips are scored: their sets' metric where all have one, else ew."""
+    found = {SETS[key].metric if (key := _key(c.dataset)) in SETS else "ew" for c in clips}
+    return found.pop() if len(found) == 1 else "ew"
+
+
+def _key(dataset: str | None) -> str:
+    """The key of `SETS` that the name of a data set means, where it is of the benchmark."""
+    name = re.sub(r"[^a-z0-9]", "", (dataset or "").lower().replace("+", "plus"))
+    return _ALIASES.get(name, name)
+
+
 def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
     """Rows of all files. Where rows name no checkpoint, a file is one, unless no set is in two.
 
@@ -91,9 +104,7 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
     rows = []
     for path in paths:
         for row in read_answers(path):
-            name = re.sub(r"[^a-z0-9]", "", (row.dataset or "").lower().replace("+", "plus"))
-            name = _ALIASES.get(name, name)
-            if name not in SETS:
+            if (name := _key(row.dataset)) not in SETS:
                 raise InputError(
                     f"{path}: {row.id!r} is of data set {row.dataset!r}, which is none of "
                     f"{', '.join(SETS)}: name it in the column `dataset`"

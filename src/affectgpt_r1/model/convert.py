@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import CheckpointError, MissingFileError
@@ -55,8 +55,6 @@ def convert(
         ModelFolderError: the file is damaged, or holds more than tensors: it would run code.
         CheckpointError: `out` exists, or the tensors are not those of the language model's.
     """
-    if out.exists():
-        raise CheckpointError(f"{out} is there already: name another folder, or remove it")
     state = {_our_name(name): tensor.float() for name, tensor in _tensors(checkpoint).items()}
     full = PROFILES["full"]
     name = language_model or str(full.language_model)
@@ -83,11 +81,22 @@ def convert(
     except (LookupError, StopIteration, RuntimeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise CheckpointError(f"{checkpoint} does not fit {name!r} ({line})") from None
+    return write_model(model, AffectGPTProcessor(tokenizer, bos_at_inference=False), out)
+
+
+def write_model(model: PreTrainedModel, processor: AffectGPTProcessor, out: Path) -> Path:
+    """Write a model folder, whole or not at all, and return it.
+
+    Raises:
+        CheckpointError: it is there already.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} is there already: name another folder, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
         unfinished = Path(made) / out.name
         model.save_pretrained(unfinished)
-        AffectGPTProcessor(tokenizer, bos_at_inference=False).save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
         unfinished.rename(out)
     return out
 

@@ -197,6 +197,24 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 for layer, weight in zip(layers, frozen, strict=True):
                     layer.base_layer.weight.data = weight
 
+    def merge_adapter(self) -> None:
+        """Add the adapter to the frozen weights for good: the model then has rank 0.
+
+        Saved, it carries its language model in a folder that transformers loads by itself too.
+        In half precision rounding would swallow most of an adapter: load in float32.
+
+        Raises:
+            ModelFolderError: there is no adapter.
+        """
+        if self.config.lora_rank == 0:
+            raise ModelFolderError("the model has no adapter to merge: its folder is a plain one")
+        for name, layer in [*self.language_model.named_modules()]:
+            if isinstance(layer, BaseTunerLayer):
+                layer.merge()
+                self.language_model.set_submodule(name, layer.get_base_layer())
+        self.language_model.requires_grad_(True)
+        self.config.lora_rank = 0
+
     def trained_state(self) -> dict[str, Tensor]:
         """Every trained tensor by name: the fusion's and the adapter's."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
