@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -337,11 +335,11 @@ def test_a_killed_table_goes_on_to_the_same_results(
     call = "import sys; from affectgpt_r1.cli import main; main()"
     words = ["reproduce", str(docs / "tiny.yaml"), "--out", str(out), "--docs", str(tmp_path)]
     command = [sys.executable, "-c", call, *words]
-    begun = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    begun = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(out.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(begun.pid, signal.SIGKILL)
+    begun.kill()
     begun.wait()
     assert len(comparable(tmp_path / "cells/demo")) < 6
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)

@@ -4,7 +4,10 @@ Each is an ordinary run in a folder of its own, so that what was cut goes on; ea
 thread, and works on one cell at a time.
 """
 
+import ctypes
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
@@ -58,7 +61,7 @@ def run_cells(
     cold = {c.cold_start_name: c for c in left.values()}
     total, done = len(cold) + len(left), 0
     # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _alone) as pool:
         for stage, some in ((_begin, cold), (_cell, left)):
             run = partial(stage, folds=tuple(folds), runs=runs, results=results)
             try:
@@ -68,6 +71,13 @@ def run_cells(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _alone() -> None:
+    """One thread, and no longer alive than who began this process."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":  # else it would hold the run folder of a table that is killed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 def _begin(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> None:
