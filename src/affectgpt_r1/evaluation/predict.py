@@ -21,7 +21,7 @@ from torch import nn
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.dialogue import Completion, Mode, Part, parse_completion
+from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import json_line, sha256_of, writing
@@ -155,45 +155,32 @@ def predict(
         without: parts that the prompt leaves out.
         seed: with the clip's id it seeds the sampling.
     """
-    rest, model, how = iter(clips), predictor.signature, asked_as(mode, decode, without, seed)
+    rest, model, processor = iter(clips), predictor.model, predictor.processor
+    how, view = asked_as(mode, decode, without, seed), predictor.encoders.view
     while part := list(islice(rest, BATCH)):
         read = [(clip, found) for clip, found in part if not isinstance(found, str)]
-        said = _replies(predictor, read, mode, _DECODING[decode], without, seed)
+        prompts = [
+            processor.ask(clip.subtitle, found, view=view, mode=mode, without=without)
+            for clip, found in read
+        ]
+        said: Iterator[Any] = iter(())
+        if read:
+            batch = processor.batch(prompts, [found for _, found in read], model.device)
+            seeds = [[seed_of(seed, clip.id)] for clip, _ in read]
+            groups = sample(model, processor, batch, seeds=seeds, settings=_DECODING[decode])
+            said = zip(prompts, groups, strict=True)
         for clip, found in part:
-            about = model, how, clip.dataset, clip.truth
+            about = predictor.signature, how, clip.dataset, clip.truth
             if isinstance(found, str):
                 yield Prediction(clip.id, None, None, None, (), (found,), *about)
-            else:
-                reply, flags = next(said)
-                problems = tuple(sorted(reply.problems))
-                said_of = reply.words, reply.think, reply.text, problems, flags
-                yield Prediction(clip.id, *said_of, *about)
-
-
-def _replies(
-    predictor: Predictor,
-    clips: Sequence[tuple[Clip, Features]],
-    mode: Mode,
-    settings: SamplingSettings,
-    without: Collection[Part],
-    seed: int,
-) -> Iterator[tuple[Completion, tuple[str, ...]]]:
-    """Each clip's reply, and what was odd about asking for it; asked once one is taken."""
-    model, processor = predictor.model, predictor.processor
-    prompts = [
-        processor.ask(
-            clip.subtitle, found, view=predictor.encoders.view, mode=mode, without=without
-        )
-        for clip, found in clips
-    ]
-    batch = processor.batch(prompts, [found for _, found in clips], model.device)
-    seeds = [[seed_of(seed, clip.id)] for clip, _ in clips]
-    groups = sample(model, processor, batch, seeds=seeds, settings=settings)
-    for (_, found), prompt, (drawn,) in zip(clips, prompts, groups, strict=True):
-        flags = {str(flag) for flag in found.flags}
-        flags |= {"reply cut"} if not drawn.finished else set()
-        flags |= {"subtitle cut"} if prompt.truncated else set()
-        yield parse_completion(processor.text(drawn.ids), mode), tuple(sorted(flags))
+                continue
+            prompt, (drawn,) = next(said)
+            reply = parse_completion(processor.text(drawn.ids), mode)
+            odd = {"reply cut": not drawn.finished, "subtitle cut": prompt.truncated}
+            flags = {*map(str, found.flags), *(flag for flag, holds in odd.items() if holds)}
+            problems = tuple(sorted(reply.problems))
+            told = reply.words, reply.think, reply.text, problems, tuple(sorted(flags))
+            yield Prediction(clip.id, *told, *about)
 
 
 def asked_as(

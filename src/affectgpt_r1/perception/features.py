@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ class Encoder(Protocol):
     """Turns each picture, or each window of sound, into one vector.
 
     A visual one takes RGB pictures (t, H, W, 3) uint8, an audio one raw two-second windows
-    (t, 32000) float32 at 16 kHz, in [-1, 1].
+    (t, 32000) float32 at 16 kHz, in [-1, 1]. One that takes several clips at once, as a GPU likes
+    it, has also `encode_batch`: from each clip's steps to its vectors, and no clip changes
+    another's.
 
     Attributes:
         name: what kind of encoder it is.
@@ -50,15 +52,6 @@ class Encoder(Protocol):
 
     def encode(self, steps: NDArray[Any], /) -> NDArray[np.float32]:
         """Encode steps (t, ...) to (t, width)."""
-        ...
-
-
-@runtime_checkable
-class BatchEncoder(Protocol):
-    """An encoder that takes several clips at once, as a GPU likes it."""
-
-    def encode_batch(self, clips: Sequence[NDArray[Any]], /) -> Sequence[NDArray[np.float32]]:
-        """Encode each clip's steps (t, ...) to (t, width); no clip changes another's."""
         ...
 
 
@@ -120,10 +113,9 @@ class EncoderSource:
         Raises:
             MissingFileError, ModelFolderError: as `yunet_detector`.
         """
-        digest = ""
         if face_model:
-            yunet_detector(face_model)
-            digest = sha256_of(face_model)[:16]
+            yunet_detector(face_model)  # a file that is none is told here
+        digest = sha256_of(face_model)[:16] if face_model else ""
         identities = encoder_identity(visual), encoder_identity(audio)
         return cls(*identities, view, lambda: (visual, audio), face_model, digest)
 
@@ -224,10 +216,8 @@ def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Featu
 
 def _encoded(encoder: Encoder, clips: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
     present = [clip for clip in clips if len(clip)]
-    if isinstance(encoder, BatchEncoder) and len(present) > 1:
-        values = iter(encoder.encode_batch(present))
-    else:
-        values = map(encoder.encode, present)
+    at_once = getattr(encoder, "encode_batch", None) if len(present) > 1 else None
+    values = iter(at_once(present) if at_once else map(encoder.encode, present))
     absent = np.zeros((STEPS, encoder.width), dtype=np.float32)
     return [_checked(encoder, next(values), len(c)) if len(c) else absent for c in clips]
 
