@@ -175,8 +175,11 @@ def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = N
 
 def look(
     source: EncoderSource, max_duration_s: float, clip: Clip, portrayed: bool
-) -> tuple[ClipMedia, dict[str, Any]]:
+) -> tuple[str, ClipMedia, dict[str, Any]]:
     """Read a clip's video file for the encoders, and portrayed for people; run in another process.
+
+    Returns:
+        Its key, what the encoders look at, and its portrait.
 
     Raises:
         MissingFileError, MediaError: as `read_media`, or it is longer than that.
@@ -187,7 +190,8 @@ def look(
     if media.duration_s > max_duration_s:
         raise MediaError(f"{path} lasts over {max_duration_s:g} s: cut it into clips")
     pictures = media.faces if source.view == "face" else media.frames
-    return source.seen(media), portrait(pictures, read_waveform(path)[0]) if portrayed else {}
+    shown = portrait(pictures, read_waveform(path)[0]) if portrayed else {}
+    return source.key(clip), source.seen(media), shown
 
 
 def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Features]:
