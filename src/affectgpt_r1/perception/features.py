@@ -205,17 +205,11 @@ def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Featu
     images = [clip.faces if face else clip.frames for clip in media.values()]
     visual = _encoded(visual_encoder, images)
     audio = _encoded(audio_encoder, [clip.windows for clip in media.values()])
-    return [
-        Features(
-            visual=visual[i],
-            audio=audio[i],
-            has_visual=len(images[i]) > 0,
-            has_audio=len(clip.windows) > 0,
-            flags=frozenset(str(flag) for flag in clip.flags),
-            key=key,
-        )
-        for i, (key, clip) in enumerate(media.items())
-    ]
+    found = []
+    for (key, clip), shown, seen, heard in zip(media.items(), images, visual, audio, strict=True):
+        present, flags = (len(shown) > 0, len(clip.windows) > 0), frozenset(map(str, clip.flags))
+        found.append(Features(seen, heard, *present, flags, key))
+    return found
 
 
 def _encoded(encoder: Encoder, clips: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
