@@ -177,11 +177,12 @@ def test_predictions_into_a_file_keep_what_others_wrote_and_try_again_what_faile
         assert own.read_text() == text
     assert answer("predict", clips, clip, *common, out)["unreadable"] == 1
     shutil.copy(good, clip)
-    kept = answer("predict", clips, *common, out)
-    assert (kept["clips"], kept["there_before"], kept["unreadable"]) == (1, 1, 1)
+    mended = answer("predict", clips, *common, out)
+    assert (mended["clips"], mended["there_before"], mended["unreadable"]) == (1, 0, 0)
     whole = tmp_path / "whole.jsonl"
     found = answer("predict", clips, clip, *common, whole)
     assert (found["clips"], found["unreadable"]) == (1, 0)
+    assert out.read_bytes() == whole.read_bytes()
     with whole.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "cannot be written" in complaint("predict", clip, *common, whole)
@@ -189,6 +190,79 @@ def test_predictions_into_a_file_keep_what_others_wrote_and_try_again_what_faile
         out.write_bytes(whole.read_bytes()[:left])
         assert answer("predict", clip, *common, out)["there_before"] == 0
         assert out.read_bytes() == whole.read_bytes()
+
+
+def test_an_answer_never_stands_for_another_clip_or_subtitle_of_its_id(
+    job: Path, tmp_path: Path
+) -> None:
+    one, other, *_ = sorted((job / "data/clips").glob("*.mp4"))
+    clip, out = tmp_path / "a.mp4", tmp_path / "out.jsonl"
+    common = ("--model", job / "grpo", "--cache", tmp_path / "c", "--out", out)
+    shutil.copy(one, clip)
+    answer("predict", clip, *common)
+    before = out.read_bytes()
+    assert "holds other predictions" in complaint("predict", clip, "--subtitle", "Oh.", *common)
+    shutil.copy(other, clip)
+    assert "holds other predictions" in complaint("predict", clip, *common)
+    assert out.read_bytes() == before
+    shutil.copy(one, clip)
+    assert answer("predict", clip, *common)["there_before"] == 1
+    assert out.read_bytes() == before
+    row = json.loads(before)
+    assert len(row.pop("asked")) == 16
+    out.write_text(json.dumps(row) + "\n")  # of an older release: of which content, it cannot say
+    assert answer("predict", clip, *common)["there_before"] == 0
+    assert out.read_bytes() == before
+
+
+def test_what_was_mended_is_asked_about_and_its_neighbours_stay(job: Path, tmp_path: Path) -> None:
+    good = sorted((job / "data/clips").glob("*.mp4"))
+    films = [tmp_path / f"{place:02}.mp4" for place in range(19)]
+    for film in films:
+        shutil.copy(good[0], film)
+    for place in (1, 5, 18):
+        films[place].write_bytes(b"not recorded yet")
+    common = ("--model", job / "grpo", "--cache", tmp_path / "c", "--out")
+    told = run("predict", *films, *common, tmp_path / "out.csv")
+    assert [line.split(":")[1] for line in told.stderr.splitlines()] == [
+        f" clip {films[place].stem!r}" for place in (1, 5, 18)
+    ]
+    assert "cannot be read as video or sound" in told.stderr
+    for place in (1, 18):
+        shutil.copy(good[1], films[place])
+    found = answer("predict", *films, *common, tmp_path / "out.csv")
+    assert (found["clips"], found["there_before"], found["unreadable"]) == (19, 17, 1)
+    answer("predict", *films, *common, tmp_path / "anew.csv")
+    for kind in (".jsonl", ".csv"):
+        written = (tmp_path / "out.csv").with_suffix(kind).read_bytes()
+        assert written == (tmp_path / "anew.csv").with_suffix(kind).read_bytes()
+    assert f"name {tmp_path}/out.jsonl" in complaint("score", tmp_path / "out.csv")
+
+
+def test_of_many_clips_that_cannot_be_read_the_first_are_named(job: Path, tmp_path: Path) -> None:
+    films = [tmp_path / f"{place}.mp4" for place in range(7)]
+    for film in films:
+        film.write_text("no film")
+    told = run("predict", *films, "--model", job / "grpo", "--out", tmp_path / "out.jsonl")
+    assert told.returncode == 0
+    *named, rest = told.stderr.splitlines()
+    assert [str(film) in line for film, line in zip(films, named, strict=False)] == [True] * 5
+    assert "and 2 more clips" in rest
+
+
+def test_what_cannot_be_written_or_is_not_read_is_told_before_any_clip(
+    job: Path, tmp_path: Path
+) -> None:
+    manifest, store = job / "data/test.jsonl", tmp_path / "features"
+    common = ("--model", job / "grpo", "--cache", store)
+    place = tmp_path / "none" / "out.csv"
+    assert "none/out.jsonl cannot be written" in complaint(
+        "predict", manifest, *common, "--out", place
+    )
+    assert "--subtitle is for media files" in complaint(
+        "predict", manifest, "--subtitle", "Oh.", *common
+    )
+    assert not store.exists()
 
 
 def test_a_finished_run_is_not_run_again_and_another_is_refused(job: Path) -> None:
@@ -441,6 +515,25 @@ def test_the_doctor_names_what_there_is() -> None:
     assert "weights of the small profile" in found
     assert found["openai/clip-vit-large-patch14"] in ("there", "missing")
     assert "free" in str(found["memory"])
+    assert "fastapi" in found
+    assert str(found["self-test"]).startswith("passed in")
+
+
+def test_the_doctor_names_what_does_not_work(tmp_path: Path) -> None:
+    broken = tmp_path / "peft"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise RuntimeError('built for another torch')\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "affectgpt_r1.cli", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "built for another torch" in json.loads(done.stdout)["self-test"]
+    assert any(line.startswith("-- self-test: failed") for line in done.stderr.splitlines())
 
 
 def test_help_score_and_report_load_no_torch() -> None:
@@ -462,4 +555,17 @@ def test_a_missing_extra_is_named_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "affectgpt-r1: torch is not installed: pip install 'affectgpt-r1[train]'\n"
+    )
+
+
+@pytest.mark.parametrize("lacking", ["torch", "fastapi"])
+def test_who_wants_to_serve_is_told_the_extra_for_it(lacking: str) -> None:
+    code = (
+        f"import sys; sys.modules[{lacking!r}] = None; from affectgpt_r1.cli import main;"
+        "sys.argv = ['x', 'serve', '--model', 'none']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"affectgpt-r1: {lacking} is not installed: pip install 'affectgpt-r1[serve]'\n"
     )

@@ -98,8 +98,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @contextmanager
-def serving(place: Place, folder: Path, *options: str, token: str = "") -> Iterator[Server]:
-    """A server of its own; it is asked to end, and must."""
+def serving(
+    place: Place, folder: Path, *options: str, token: str = "", ends: int = -signal.SIGTERM
+) -> Iterator[Server]:
+    """A server of its own; it is asked to end, and must, with that status."""
     said, temporary = folder / "said", folder / "temporary"
     temporary.mkdir()
     environment = {"TMPDIR": str(temporary), "AFFECTGPT_R1_TOKEN": token}
@@ -122,7 +124,7 @@ def serving(place: Place, folder: Path, *options: str, token: str = "") -> Itera
         process.join(60)
         ended = process.exitcode
         process.kill()
-    assert ended == -signal.SIGTERM, said.read_text()
+    assert ended == ends, said.read_text()
     assert "Traceback" not in said.read_text()
 
 
@@ -134,13 +136,13 @@ def server(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield found
 
 
-def said_by_the_command(place: Place, folder: Path) -> dict[str, list[str]]:
+def said_by_the_command(place: Place, folder: Path) -> dict[str, dict[str, object]]:
     out = folder / "said.jsonl"
     films = [str(path) for path in place.clips]
     cache = place.model.parent / "features"
     child = begin(["predict", *films, f"--model={place.model}", f"--cache={cache}", f"--out={out}"])
     child.join(120)
-    return {(row := json.loads(line))["id"]: row["words"] for line in out.read_text().splitlines()}
+    return {(row := json.loads(line))["id"]: row for line in out.read_text().splitlines()}
 
 
 def test_those_who_ask_at_once_are_answered_as_the_command_answers(
@@ -152,7 +154,8 @@ def test_those_who_ask_at_once_are_answered_as_the_command_answers(
     assert [reply.status_code for reply in replies] == [200] * 12
     for reply in replies:
         row = reply.json()
-        assert row["words"] == expected[row["id"]]
+        alike = {name: row[name] for name in expected[row["id"]]}
+        assert alike == expected[row["id"]]
         assert set(row["classes"]) == set(row["words"])
         assert row["duration_s"] > 0
         assert row["timing_s"].keys() == {"reading", "answering"}
@@ -374,11 +377,20 @@ def test_a_server_that_is_asked_to_end_answers_first(place: Place, tmp_path: Pat
         assert server.process.exitcode == -signal.SIGTERM
 
 
+def test_who_interrupts_a_server_is_told_of_no_run(place: Place, tmp_path: Path) -> None:
+    with serving(place, tmp_path, ends=130) as server:
+        os.kill(server.process.pid or 0, signal.SIGINT)
+        server.process.join(30)
+    assert server.said.read_text().splitlines()[-1] == "affectgpt-r1: interrupted"
+
+
 def test_what_cannot_be_served_is_told_in_a_line(place: Place) -> None:
     model = f"--model={place.model}"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"cannot listen at 127.0.0.1:{port}" in complaint("serve", model, f"--port={port}")
+        # Before the model is loaded: of one that is not there nothing is said.
+        told = complaint("serve", "--model=none", f"--port={port}")
+        assert f"cannot listen at 127.0.0.1:{port} ([Errno 98] Address already in use)" in told
     assert "cannot listen" in complaint("serve", model, "--port=70000")
     for option in ("--workers=0", "--max-mib=-1", "--per-minute=0", "--request-s=0"):
         assert f"for {option.split('=')[0]}" in complaint("serve", model, option)

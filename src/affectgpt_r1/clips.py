@@ -129,8 +129,11 @@ def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
     Raises:
         MissingFileError: there is no such file, or no media in the folders.
         ManifestError: as `read_manifest`.
+        InputError: a manifest, whose clips have subtitles of their own, with a subtitle beside it.
     """
     if len(files) == 1 and files[0].suffix.lower() in (".jsonl", ".csv"):
+        if subtitle:
+            raise InputError(f"--subtitle is for media files: {files[0]} has a column for them")
         return read_manifest(files[0])
     found: dict[Path, None] = {}  # a file may be named, and lie in a folder that is named
     for path in files:

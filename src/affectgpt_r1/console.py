@@ -96,13 +96,8 @@ def audit_table(rows: Sequence[Any]) -> None:
     """What every way of answering gets from a reward, for people; the honest one stands out."""
     table = Table("", "reward", "above honest", "accuracy", "words")
     for row in rows:
-        gain = row.over_honest
-        table.add_row(
-            row.way,
-            f"{row.reward.value:.3f}",
-            f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" if gain else "",
-            f"{row.terms['accuracy']:.3f}",
-            f"{row.words_per_answer:.1f}",
-            style={"honest": "green", "bound": "dim"}.get(row.kind),
-        )
+        gain, style = row.over_honest, {"honest": "green", "bound": "dim"}.get(row.kind)
+        above = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" if gain else ""
+        means = f"{row.terms['accuracy']:.3f}", f"{row.words_per_answer:.1f}"
+        table.add_row(row.way, f"{row.reward.value:.3f}", above, *means, style=style)
     people.print(table)

@@ -49,7 +49,7 @@ def main() -> None:
     )
     for command in (*runs.COMMANDS, *scores.COMMANDS, doctor, reproduce):
         app.command(command)
-    status = 2
+    status, serves = 2, words[:1] == ["serve"]
     try:
         app(words)
         if set(words) <= {"train", "lexicon", "cache"}:
@@ -63,15 +63,17 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(__package__):
             raise
-        complain(f"{error.name} is not installed: pip install 'affectgpt-r1[train]'")
+        extra = "serve" if serves else "train"
+        complain(f"{error.name} is not installed: pip install 'affectgpt-r1[{extra}]'")
     except KeyboardInterrupt:
-        complain("interrupted; a run goes on with the same command")
+        goes_on = "; train, encode and predict --out go on with the same command"
+        complain(f"interrupted{'' if serves else goes_on}")
         status = 130
     sys.exit(status)
 
 
 def doctor() -> dict[str, str]:
-    """Say what is installed, what is missing, and the command that fetches it."""
+    """Say what is installed, what is missing, the command that fetches it, and whether it works."""
     from affectgpt_r1.evaluation.doctor import examine
 
     found = {}

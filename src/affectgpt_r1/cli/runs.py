@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -266,6 +267,8 @@ def predict(
 
     predictor, store = predicting.load_predictor(model), _store(cache)
     lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out
+    with writing(lines):
+        lines.open("ab").close()  # told before hours of reading
     with console.bars() as bar:
         guard, told = Guard(workers), bar("reading clips")
         # All of them: what failed before may have been mended, or failed for want of memory.
@@ -273,6 +276,10 @@ def predict(
         faults = encoding.failures(clips, store)
         told = bar("predicting")
         done = predicting.predict_into(lines, predictor, clips, store, faults, told, **how)
+    for name, why in islice(faults.items(), _NAMED):
+        console.complain(f"clip {name!r}: {why}")
+    if len(faults) > _NAMED:
+        console.complain(f"and {len(faults) - _NAMED} more clips: the reasons stand in `flags`")
     rows = own_rows(lines)
     if out != lines:
         with writing(out):
@@ -365,15 +372,18 @@ def serve(
         lexicon: Which lexicon puts words on wheels, and scores.
     """
     from affectgpt_r1.evaluation.predict import load_predictor
-    from affectgpt_r1.serve.app import create_app, listen
+    from affectgpt_r1.serve.app import bound, create_app, listen
 
     token, table = os.environ.get("AFFECTGPT_R1_TOKEN"), Lexicon.load(lexicon, lexicon_folder)
     hosts = LOCAL if host in LOCAL else ("*",)
     if hosts != LOCAL and not token:
         console.complain(f"anyone who reaches {host} may ask: set AFFECTGPT_R1_TOKEN")
-    app = create_app(load_predictor(model), table, limits, token=token, hosts=hosts)
-    listen(app, host, port, console.people.print)
+    with bound(host, port) as socket:
+        app = create_app(load_predictor(model), table, limits, token=token, hosts=hosts)
+        listen(app, socket, console.people.print)
 
+
+_NAMED = 5  # of many clips that cannot be read
 
 #: What the command line takes from here.
 COMMANDS = (prepare, encode, cache, convert, merge, train, predict, evaluate, serve)

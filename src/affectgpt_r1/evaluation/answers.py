@@ -114,7 +114,7 @@ def read_answers(
     Raises:
         MissingFileError: there is no such file.
         ProblemsError: wrong lines, all of them, with their numbers; or no prediction.
-        InputError: clips of the manifest have no answer.
+        InputError: clips of the manifest have no answer, or the file is a table.
     """
     truth = {clip.id: clip for clip in clips}
     lines: dict[tuple[object, ...], int] = {}
@@ -137,6 +137,9 @@ def read_answers(
             raise ValueError(f"{found.id!r} has no labels: add `labels` or --labels MANIFEST")
         return found
 
+    if isinstance(path, Path) and path.suffix.lower() == ".csv":
+        lines_at = path.with_suffix(".jsonl")
+        raise InputError(f"{path} is a table, and answers are JSON Lines: name {lines_at}")
     rows = read_rows(path, joined, "no prediction to score is in it")
     if strange:
         _log.warning("%d predictions are left out: the manifest has no such ids", len(strange))
@@ -209,18 +212,11 @@ def _row(row: Mapping[str, Any], group: str, must_have_group: bool) -> AnswerRow
     grouped = row.get(group) not in (None, "")
     if must_have_group and group != "group" and not grouped:
         raise ValueError(f"no {group!r} to group by")
+    own = str(row[group] if grouped else name)
+    dataset, checkpoint = _name(row.get("dataset")), _name(row.get("checkpoint"))
     prediction, prose = _prediction(row)
-    return AnswerRow(
-        id=_name(name) or "",
-        labels=labels,
-        prediction=prediction,
-        group=str(row[group] if grouped else name),
-        sentiment=sentiment,
-        dataset=_name(row.get("dataset")),
-        checkpoint=_name(row.get("checkpoint")),
-        prose=prose,
-        given=row,
-    )
+    said = labels, prediction, own, sentiment, dataset, checkpoint
+    return AnswerRow(_name(name) or "", *said, prose=prose, given=row)
 
 
 def _name(value: object) -> str | None:

@@ -21,7 +21,7 @@ from torch import nn
 
 from affectgpt_r1 import __version__
 from affectgpt_r1.clips import Clip
-from affectgpt_r1.dialogue import Completion, Mode, Part, parse_completion
+from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import json_line, sha256_of, writing
@@ -76,6 +76,8 @@ class Prediction:
         signature: how it was asked and sampled.
         dataset, labels: the clip's, so that `score` and `unibench` read a file of predictions as it
             is; labels are a number where the truth is an intensity.
+        asked: 16 hex digits over what was asked about, the media's content and the subtitle; None:
+            the clip could not be read.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Prediction:
     signature: str
     dataset: str | None = None
     labels: tuple[str, ...] | float | None = None
+    asked: str | None = None
 
 
 def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
@@ -155,58 +158,35 @@ def predict(
         without: parts that the prompt leaves out.
         seed: with the clip's id it seeds the sampling.
     """
-    rest, model, how = iter(clips), predictor.signature, asked_as(mode, decode, without, seed)
-    while part := list(islice(rest, BATCH)):
-        read = [(clip, found) for clip, found in part if not isinstance(found, str)]
-        said = _replies(predictor, read, mode, _DECODING[decode], without, seed)
-        for clip, found in part:
-            about = model, how, clip.dataset, clip.truth
-            if isinstance(found, str):
-                yield Prediction(clip.id, None, None, None, (), (found,), *about)
-            else:
-                reply, flags = next(said)
-                problems = tuple(sorted(reply.problems))
-                said_of = reply.words, reply.think, reply.text, problems, flags
-                yield Prediction(clip.id, *said_of, *about)
-
-
-def _replies(
-    predictor: Predictor,
-    clips: Sequence[tuple[Clip, Features]],
-    mode: Mode,
-    settings: SamplingSettings,
-    without: Collection[Part],
-    seed: int,
-) -> Iterator[tuple[Completion, tuple[str, ...]]]:
-    """Each clip's reply, and what was odd about asking for it; asked once one is taken."""
-    model, processor = predictor.model, predictor.processor
-    prompts = [
-        processor.ask(
-            clip.subtitle, found, view=predictor.encoders.view, mode=mode, without=without
-        )
-        for clip, found in clips
-    ]
-    batch = processor.batch(prompts, [found for _, found in clips], model.device)
-    seeds = [[seed_of(seed, clip.id)] for clip, _ in clips]
-    groups = sample(model, processor, batch, seeds=seeds, settings=settings)
-    for (_, found), prompt, (drawn,) in zip(clips, prompts, groups, strict=True):
-        flags = {str(flag) for flag in found.flags}
-        flags |= {"reply cut"} if not drawn.finished else set()
-        flags |= {"subtitle cut"} if prompt.truncated else set()
-        yield parse_completion(processor.text(drawn.ids), mode), tuple(sorted(flags))
-
-
-def asked_as(
-    mode: Mode = "answer",
-    decode: DecodingName = "greedy",
-    without: Collection[Part] = (),
-    seed: int = 0,
-) -> str:
-    """How clips are asked and answers sampled, as a prediction's signature says it."""
-    settings = _DECODING[decode]
+    rest, model, processor = iter(clips), predictor.model, predictor.processor
+    settings, view = _DECODING[decode], predictor.encoders.view
     drawn_as = f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
     decoding = drawn_as if settings.temperature else decode
-    return f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
+    how = f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
+    while part := list(islice(rest, BATCH)):
+        read = [(clip, found) for clip, found in part if not isinstance(found, str)]
+        prompts = [
+            processor.ask(clip.subtitle, found, view=view, mode=mode, without=without)
+            for clip, found in read
+        ]
+        said: Iterator[Any] = iter(())
+        if read:
+            batch = processor.batch(prompts, [found for _, found in read], model.device)
+            seeds = [[seed_of(seed, clip.id)] for clip, _ in read]
+            groups = sample(model, processor, batch, seeds=seeds, settings=settings)
+            said = zip(prompts, groups, strict=True)
+        for clip, found in part:
+            about = predictor.signature, how, clip.dataset, clip.truth
+            if isinstance(found, str):
+                yield Prediction(clip.id, None, None, None, (), (found,), *about)
+                continue
+            prompt, (drawn,) = next(said)
+            reply = parse_completion(processor.text(drawn.ids), mode)
+            odd = {"reply cut": not drawn.finished, "subtitle cut": prompt.truncated}
+            flags = {*map(str, found.flags), *(flag for flag, holds in odd.items() if holds)}
+            problems = tuple(sorted(reply.problems))
+            told = reply.words, reply.think, reply.text, problems, tuple(sorted(flags))
+            yield Prediction(clip.id, *told, *about, _asked(found.key, clip))
 
 
 def predict_into(
@@ -222,7 +202,7 @@ def predict_into(
 
     However often it was cut, the file comes out equal to the byte: whole batches are kept, what
     stands behind them is made again. A clip that cannot be read has a line without words, and its
-    reason in the flags.
+    reason in the flags; once it can be read it is asked about, and its line replaced.
 
     Args:
         path: the file.
@@ -236,9 +216,15 @@ def predict_into(
         How many predictions were there already.
 
     Raises:
-        InputError: the file cannot be written, or holds other predictions than these.
+        InputError: the file cannot be written, or holds other predictions than these: of another
+            model, question, clip, subtitle, or content of the media.
     """
-    wanted = [(clip.id, predictor.signature, asked_as(**how)) for clip in clips]
+    source = predictor.encoders
+
+    def said(clips: Iterable[Clip]) -> Iterator[bytes]:
+        seen = ((clip, faults.get(clip.id) or perceive(clip, source, cache)) for clip in clips)
+        return (json_line(json_row(one)) for one in predict(predictor, seen, **how))
+
     with writing(path), path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another at work on it is told as a fault
         file.seek(0)
@@ -246,17 +232,33 @@ def predict_into(
         torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         begun = json_line({"id": clips[0].id, "words": ""})[:-4]  # what a cut leaves of one line
         ours = lines or begun.startswith(torn[: len(begun)])
-        if not ours or list(map(_name_of, lines)) != wanted[: len(lines)]:
-            raise InputError(f"{path} holds other predictions: name another file, or remove it")
+        there, known = list(map(_name_of, lines)), clips[: len(lines)]
+        unread = [
+            (one.id, one.model, one.signature, None)
+            for one in predict(predictor, ((clip, "unread") for clip in known), **how)
+        ]
+        wanted = [
+            name if clip.id in faults else (*name[:3], _asked(source.key(clip), clip))
+            for name, clip in zip(unread, known, strict=True)
+        ]
+        fits = [was in now for was, *now in zip(there, unread, wanted, strict=False)]
+        if not (ours and all(fits) and len(fits) == len(lines)):
+            raise InputError(
+                f"{path} holds other predictions (of another model, question or clip, or another "
+                "subtitle or content under the same id): name another file, or remove it"
+            )
         done = len(lines) if len(lines) == len(clips) else len(lines) // BATCH * BATCH
-        file.truncate(sum(map(len, lines[:done])))
-        left, source = clips[done:], predictor.encoders
-        seen = ((clip, faults.get(clip.id) or perceive(clip, source, cache)) for clip in left)
-        for count, prediction in enumerate(predict(predictor, seen, **how), done + 1):
-            file.write(json_line(json_row(prediction)))
+        mended = [place for place in range(done) if there[place] != wanted[place]]
+        for place, line in zip(mended, said(clips[i] for i in mended), strict=True):
+            lines[place] = line
+        start = min(mended, default=done)
+        file.truncate(sum(map(len, lines[:start])))
+        file.writelines(lines[start:done])
+        for count, line in enumerate(said(clips[done:]), done + 1):
+            file.write(line)
             file.flush()
             progress(count, len(clips))
-    return done
+    return done - len(mended)
 
 
 def table_of_predictions(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -264,17 +266,23 @@ def table_of_predictions(rows: Iterable[Mapping[str, Any]]) -> str:
     file = io.StringIO(newline="")
     table = csv.DictWriter(file, [column.name for column in fields(Prediction)])
     table.writeheader()
-    for row in rows:
-        cells = {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
-        table.writerow(cells)
+    table.writerows(
+        {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
+        for row in rows
+    )
     return file.getvalue()
 
 
+def _asked(key: str, clip: Clip) -> str:
+    """What a clip's prediction is `asked` about, by its features' key."""
+    return hashlib.sha256(json.dumps([key, clip.subtitle]).encode()).hexdigest()[:16]
+
+
 def _name_of(line: bytes) -> tuple[object, ...] | None:
-    """Whose prediction a line holds, by what, and asked how."""
+    """Whose prediction a line holds, by what, asked how, and about what."""
     try:
         row = json.loads(line)
-        return row["id"], row["model"], row["signature"]
+        return row["id"], row["model"], row["signature"], row.get("asked")
     except (ValueError, LookupError, TypeError):
         return None
 

@@ -60,18 +60,15 @@ def write_report(
         _card(row, pair, known.get(row.id) or Clip(row.id), before, lexicon, level)
         for row, pair in zip(kept.rows, kept.pairs, strict=True)
     ]
-    html = (
-        environment(lexicon)
-        .get_template("report.html")
-        .render(
-            run=run.resolve().name if run else "",
-            curves=curves,
-            result=result,
-            cards=cards,
-            count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
-            wheels=wheel_figures(kept.pairs, lexicon, level),
-            media=cache(_media),
-        )
+    page = environment(lexicon).get_template("report.html")
+    html = page.render(
+        run=run.resolve().name if run else "",
+        curves=curves,
+        result=result,
+        cards=cards,
+        count=lambda name: Counter(text for card in cards for text in card[name]).most_common(),
+        wheels=wheel_figures(kept.pairs, lexicon, level),
+        media=cache(_media),
     )
     with writing(path):
         write_whole(path, html.encode(errors="replace"))  # a subtitle may hold half a character

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -147,18 +148,10 @@ def audit(clips: Sequence[Clip], recipe: RewardRecipe) -> list[Audited]:
     rows = []
     for way, completions in ways.items():
         totals = _totals(paid[way])
-        read = [parse_completion(text, recipe.mode).words for text in completions]
-        rows.append(
-            Audited(
-                way,
-                _KINDS.get(way, "exploit"),
-                _interval(totals, groups),
-                _interval(totals - _totals(paid[_HONEST]), groups) if described else None,
-                term_means(paid[way]),
-                sum(map(len, read)) / len(read),
-                completions[0][:200],
-            )
-        )
+        gain = _interval(totals - _totals(paid[_HONEST]), groups) if described else None
+        words = fmean(len(parse_completion(text, recipe.mode).words) for text in completions)
+        figures = _interval(totals, groups), gain, term_means(paid[way]), words
+        rows.append(Audited(way, _KINDS.get(way, "exploit"), *figures, completions[0][:200]))
     return sorted(rows, key=lambda row: (-row.reward.value, row.way))
 
 

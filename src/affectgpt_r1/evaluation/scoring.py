@@ -297,16 +297,10 @@ def compare(
         interval = bootstrap(significance.difference(*sides), left.groups)
         if not isnan(interval.p):
             known[len(rows)] = interval.p
-        rows.append(
-            {
-                "system": name,
-                rule.metric: json_row(bootstrap(sides[1], right.groups)),
-                "difference": json_row(interval),
-                "n_paired": len(left.rows),
-                "n_unpaired": len(one.rows) + len(other.rows) - 2 * len(left.rows),
-                "signature": cited(right, rule, lexicon),
-            }
-        )
+        n, score_of_it = len(left.rows), json_row(bootstrap(sides[1], right.groups))
+        row = {"system": name, rule.metric: score_of_it, "difference": json_row(interval)}
+        counts = {"n_paired": n, "n_unpaired": len(one.rows) + len(other.rows) - 2 * n}
+        rows.append({**row, **counts, "signature": cited(right, rule, lexicon)})
     corrected = dict(zip(known, significance.holm(list(known.values())), strict=True))
     return [{**row, "p": known.get(i), "p_holm": corrected.get(i)} for i, row in enumerate(rows)]
 

@@ -156,13 +156,9 @@ def bench(
         table.append(
             BenchRow(kind.title, headline, kind.n, at_fixed[0], at_best[0], best, *at_fixed[1:])
         )
-    return Bench(
-        tuple(table),
-        fixed,
-        _mean([row.fixed for row in table]),
-        _mean([row.best for row in table]),
-        tuple(row.title for row in table if row.n < row.expected_n),
-    )
+    means = _mean([row.fixed for row in table]), _mean([row.best for row in table])
+    incomplete = tuple(row.title for row in table if row.n < row.expected_n)
+    return Bench(tuple(table), fixed, *means, incomplete)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -182,16 +178,11 @@ def bench_lines(result: Bench) -> list[list[str]]:
     def cell(value: float | None) -> str:
         return "missing" if value is None else f"{100 * value:.2f}"
 
-    lines = [
-        [
-            row.title,
-            row.metric.upper(),
-            f"{row.n} of {row.expected_n}",
-            cell(row.fixed),
-            cell(row.best) + (f" ({row.best_checkpoint})" if row.best_checkpoint else ""),
-        ]
-        for row in result.rows
-    ]
+    lines = []
+    for row in result.rows:
+        whose = f" ({row.best_checkpoint})" if row.best_checkpoint else ""
+        what = row.title, row.metric.upper(), f"{row.n} of {row.expected_n}"
+        lines.append([*what, cell(row.fixed), cell(row.best) + whose])
     means = ["" if m is None else f"{m:.2f}" for m in (result.fixed_mean, result.best_mean)]
     lacking = len(result.incomplete)
     note = f" ({lacking} incomplete)" if lacking else ""

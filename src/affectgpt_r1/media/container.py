@@ -43,7 +43,7 @@ def opened(path: Path, max_duration_s: float = MAX_DURATION_S) -> Iterator[Input
     av.logging.set_level(None)  # libav's own notes would land on stderr, outside any handler
     try:
         with av.open(str(path), options=_OPTIONS, metadata_errors="replace") as container:
-            _check_size(container, path, max_duration_s)
+            _prepare(container, path, max_duration_s)
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(
@@ -51,11 +51,12 @@ def opened(path: Path, max_duration_s: float = MAX_DURATION_S) -> Iterator[Input
         ) from None
 
 
-def _check_size(container: InputContainer, path: Path, max_duration_s: float) -> None:
+def _prepare(container: InputContainer, path: Path, max_duration_s: float) -> None:
     duration_s = (container.duration or 0) / av.time_base
     if duration_s > max_duration_s:
         raise MediaError(f"{path} lasts {duration_s:.0f} s, over {max_duration_s:g}: cut it")
     for stream in container.streams.video:
+        stream.thread_type = "SLICE"  # frame threads stall on sampled reads
         if stream.width * stream.height > MAX_PIXELS:
             raise MediaError(
                 f"{path}: frames of {stream.width} x {stream.height} pixels: make them smaller"

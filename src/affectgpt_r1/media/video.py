@@ -66,7 +66,7 @@ def read_frames(
     with opened(path) as container:
         if not container.streams.video:
             return nothing
-        stream = _prepared(container)
+        stream = container.streams.video[0]
         base = stream.time_base or 0
         timeline = _timeline(container, stream) if seek else {}
         total = len(timeline)
@@ -96,12 +96,6 @@ def read_frames(
     if len({picture.shape for picture in pictures.values()}) > 1:
         raise MediaError(f"{path}: its frames change their size: convert it to one size")
     return np.stack([pictures[index] for index in wanted]), duration_s, frozenset(flags)
-
-
-def _prepared(container: InputContainer) -> VideoStream:
-    stream = container.streams.video[0]
-    stream.thread_type = "SLICE"  # frame threads stall on sampled reads
-    return stream
 
 
 def _timeline(container: InputContainer, stream: VideoStream) -> Timeline:
@@ -159,7 +153,7 @@ def _needed(
 def _decoded(path: Path) -> Iterator[VideoFrame]:
     """All frames that decode, in order; damage ends them."""
     with opened(path) as container, suppress(av.error.FFmpegError):
-        yield from container.decode(_prepared(container))
+        yield from container.decode(container.streams.video[0])
 
 
 def _upright(frame: VideoFrame, flags: set[MediaFlag]) -> NDArray[np.uint8]:

@@ -66,14 +66,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model.requires_grad_(config.lora_rank == 0)
         self.fusion = Fusion(config.visual_width, config.audio_width, text.hidden_size)
         if config.lora_rank > 0:
-            self.language_model.add_adapter(
-                LoraConfig(
-                    r=config.lora_rank,
-                    lora_alpha=config.lora_alpha,
-                    lora_dropout=config.lora_dropout,
-                    target_modules=list(LORA_TARGETS),
-                )
-            )
+            alike = {name: getattr(config, name) for name in ("lora_alpha", "lora_dropout")}
+            lora = LoraConfig(r=config.lora_rank, target_modules=list(LORA_TARGETS), **alike)
+            self.language_model.add_adapter(lora)
 
     @classmethod
     def create(cls, config: AffectGPTConfig, language_model: PreTrainedModel, *, seed: int) -> Self:

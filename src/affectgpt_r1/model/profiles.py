@@ -114,14 +114,8 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
 
     if not (config.visual_encoder and config.audio_encoder):
         return here()
-    return EncoderSource(
-        config.visual_encoder,
-        config.audio_encoder,
-        config.view,
-        lambda: here().load(),
-        profile.face_model,
-        config.face_digest,
-    )
+    trained_on = config.visual_encoder, config.audio_encoder, config.view
+    return EncoderSource(*trained_on, lambda: here().load(), face_model, config.face_digest)
 
 
 def create_model(
@@ -157,9 +151,7 @@ def create_model(
         face_digest=source.face_digest,
         visual_width=visual.width,
         audio_width=audio.width,
-        lora_rank=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
+        **{f"lora_{name}": value for name, value in lora},
     )
     model = AffectGPTForConditionalGeneration.create(config, language_model, seed=seed)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -62,13 +62,10 @@ class Scoring:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention over the row: query (1, Hq, N, D) -> (1, N, Hq, D)."""
+        # Causal: padding is on the right, where no real token looks.
+        q, k, v = (_rows(states, self.prompts) for states in (query, key, value))
         prompt = scaled_dot_product_attention(
-            _rows(query, self.prompts),
-            _rows(key, self.prompts),
-            _rows(value, self.prompts),
-            is_causal=True,  # padding is on the right, where no real token looks
-            scale=scale,
-            enable_gqa=True,
+            q, k, v, is_causal=True, scale=scale, enable_gqa=True
         )  # (B, Hq, P, D)
         own = _rows(query, self.completions)  # (B * G, Hq, T, D)
         keys, values = _rows(key, self.keys), _rows(value, self.keys)  # (B * G, Hk, P + T, D)

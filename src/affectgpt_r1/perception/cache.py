@@ -177,11 +177,8 @@ class FeatureCache:
         tensors: dict[str, NDArray[Any]] = {}
         for entry in sorted(entries, key=lambda entry: entry.key):
             visual, audio = np.ascontiguousarray(entry.visual), np.ascontiguousarray(entry.audio)
-            about = {
-                "has_visual": entry.has_visual,
-                "has_audio": entry.has_audio,
-                "flags": sorted(entry.flags),
-            }
+            about: dict[str, Any] = {"has_visual": entry.has_visual, "has_audio": entry.has_audio}
+            about["flags"] = sorted(entry.flags)
             about["digest"] = _digest(entry.key, about, visual, audio)
             written = np.frombuffer(json.dumps(about).encode(), np.uint8)
             for part, array in (("visual", visual), ("audio", audio), ("about", written)):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ class Encoder(Protocol):
     """Turns each picture, or each window of sound, into one vector.
 
     A visual one takes RGB pictures (t, H, W, 3) uint8, an audio one raw two-second windows
-    (t, 32000) float32 at 16 kHz, in [-1, 1].
+    (t, 32000) float32 at 16 kHz, in [-1, 1]. One that takes several clips at once, as a GPU likes
+    it, has also `encode_batch`: from each clip's steps to its vectors, and no clip changes
+    another's.
 
     Attributes:
         name: what kind of encoder it is.
@@ -50,15 +52,6 @@ class Encoder(Protocol):
 
     def encode(self, steps: NDArray[Any], /) -> NDArray[np.float32]:
         """Encode steps (t, ...) to (t, width)."""
-        ...
-
-
-@runtime_checkable
-class BatchEncoder(Protocol):
-    """An encoder that takes several clips at once, as a GPU likes it."""
-
-    def encode_batch(self, clips: Sequence[NDArray[Any]], /) -> Sequence[NDArray[np.float32]]:
-        """Encode each clip's steps (t, ...) to (t, width); no clip changes another's."""
         ...
 
 
@@ -120,10 +113,9 @@ class EncoderSource:
         Raises:
             MissingFileError, ModelFolderError: as `yunet_detector`.
         """
-        digest = ""
         if face_model:
-            yunet_detector(face_model)
-            digest = sha256_of(face_model)[:16]
+            yunet_detector(face_model)  # a file that is none is told here
+        digest = sha256_of(face_model)[:16] if face_model else ""
         identities = encoder_identity(visual), encoder_identity(audio)
         return cls(*identities, view, lambda: (visual, audio), face_model, digest)
 
@@ -183,8 +175,11 @@ def perceive(clip: Clip, source: EncoderSource, cache: "FeatureCache | None" = N
 
 def look(
     source: EncoderSource, max_duration_s: float, clip: Clip, portrayed: bool
-) -> tuple[ClipMedia, dict[str, Any]]:
+) -> tuple[str, ClipMedia, dict[str, Any]]:
     """Read a clip's video file for the encoders, and portrayed for people; run in another process.
+
+    Returns:
+        Its key, what the encoders look at, and its portrait.
 
     Raises:
         MissingFileError, MediaError: as `read_media`, or it is longer than that.
@@ -195,7 +190,8 @@ def look(
     if media.duration_s > max_duration_s:
         raise MediaError(f"{path} lasts over {max_duration_s:g} s: cut it into clips")
     pictures = media.faces if source.view == "face" else media.frames
-    return source.seen(media), portrait(pictures, read_waveform(path)[0]) if portrayed else {}
+    shown = portrait(pictures, read_waveform(path)[0]) if portrayed else {}
+    return source.key(clip), source.seen(media), shown
 
 
 def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Features]:
@@ -209,25 +205,17 @@ def encoded(media: Mapping[str, ClipMedia], source: EncoderSource) -> list[Featu
     images = [clip.faces if face else clip.frames for clip in media.values()]
     visual = _encoded(visual_encoder, images)
     audio = _encoded(audio_encoder, [clip.windows for clip in media.values()])
-    return [
-        Features(
-            visual=visual[i],
-            audio=audio[i],
-            has_visual=len(images[i]) > 0,
-            has_audio=len(clip.windows) > 0,
-            flags=frozenset(str(flag) for flag in clip.flags),
-            key=key,
-        )
-        for i, (key, clip) in enumerate(media.items())
-    ]
+    found = []
+    for (key, clip), shown, seen, heard in zip(media.items(), images, visual, audio, strict=True):
+        present, flags = (len(shown) > 0, len(clip.windows) > 0), frozenset(map(str, clip.flags))
+        found.append(Features(seen, heard, *present, flags, key))
+    return found
 
 
 def _encoded(encoder: Encoder, clips: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
     present = [clip for clip in clips if len(clip)]
-    if isinstance(encoder, BatchEncoder) and len(present) > 1:
-        values = iter(encoder.encode_batch(present))
-    else:
-        values = map(encoder.encode, present)
+    at_once = getattr(encoder, "encode_batch", None) if len(present) > 1 else None
+    values = iter(at_once(present) if at_once else map(encoder.encode, present))
     absent = np.zeros((STEPS, encoder.width), dtype=np.float32)
     return [_checked(encoder, next(values), len(c)) if len(c) else absent for c in clips]
 

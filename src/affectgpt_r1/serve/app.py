@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from socket import create_server
+from socket import create_server, socket
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
 
@@ -131,19 +131,32 @@ def create_app(
     return app
 
 
-def listen(app: FastAPI, host: str, port: int, told: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; what is at work then is finished, for half a minute at most.
+def bound(host: str, port: int) -> socket:
+    """An address and port to listen at, taken before the model is loaded; port 0: a free one.
 
     Raises:
-        InputError: the address or port cannot be had.
+        InputError: they cannot be had.
     """
     try:
-        socket = create_server((host, port))
+        return create_server((host, port))
     except (OSError, OverflowError) as error:
-        raise InputError(f"cannot listen at {host}:{port} ({error}): name another") from None
-    told(f"http://{host}:{socket.getsockname()[1]}")
+        why = str(error).partition(" (while")[0]
+        told = f"cannot listen at {host}:{port} ({why}): name another --port, or --host"
+        raise InputError(told) from None
+
+
+def listen(app: FastAPI, at: socket, told: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; what is at work then is finished, for half a minute at most.
+
+    Args:
+        app: the server.
+        at: as `bound` gives it.
+        told: the address.
+    """
+    host, port = at.getsockname()
+    told(f"http://{host}:{port}")
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30)
-    uvicorn.Server(config).run([socket])
+    uvicorn.Server(config).run([at])
 
 
 async def _told(_: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from starlette.concurrency import run_in_threadpool
 
@@ -19,6 +19,9 @@ from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.media import ClipMedia
 from affectgpt_r1.media.worker import Guard, Result, outcome, processes
 from affectgpt_r1.perception.features import encoded, look
+
+#: A clip, the key of its features, and what the encoders look at.
+_Seen: TypeAlias = tuple[Clip, str, ClipMedia]
 
 
 class Desk:
@@ -38,7 +41,7 @@ class Desk:
         self._pool = pools.enter_context(processes(guard))
         self._max_duration_s, self._turn = max_duration_s, asyncio.Lock()
         #: By mode, the batch that is forming, and the task that will answer it.
-        self._forming: dict[Mode, tuple[list[tuple[Clip, ClipMedia]], Any]] = {}
+        self._forming: dict[Mode, tuple[list[_Seen], Any]] = {}
 
     async def guarded(self, work: Callable[..., Result], *what: Any) -> Result:
         """What a process that reads makes of something.
@@ -74,13 +77,13 @@ class Desk:
         """
         began_s = time.perf_counter()
         eyes, longest_s = self._predictor.encoders.eyes(), self._max_duration_s
-        media, shown = await self.guarded(look, eyes, longest_s, clip, portrayed)
+        key, media, shown = await self.guarded(look, eyes, longest_s, clip, portrayed)
         read_s = time.perf_counter()
         if mode not in self._forming:
-            fresh: list[tuple[Clip, ClipMedia]] = []
+            fresh: list[_Seen] = []
             self._forming[mode] = fresh, asyncio.create_task(self._answer(fresh, mode))
         batch, task = self._forming[mode]
-        batch.append((clip, media))
+        batch.append((clip, key, media))
         place = len(batch) - 1
         if len(batch) == BATCH:
             del self._forming[mode]
@@ -89,16 +92,14 @@ class Desk:
         facts = {"duration_s": media.duration_s, "timing_s": timing_s}
         return json_row(answers[place]) | facts, shown
 
-    async def _answer(
-        self, batch: list[tuple[Clip, ClipMedia]], mode: Mode
-    ) -> Sequence[Prediction]:
+    async def _answer(self, batch: list[_Seen], mode: Mode) -> Sequence[Prediction]:
         async with self._turn:
             if self._forming.get(mode, (None,))[0] is batch:
                 del self._forming[mode]
             return await run_in_threadpool(self._predict, batch, mode)
 
-    def _predict(self, batch: Sequence[tuple[Clip, ClipMedia]], mode: Mode) -> list[Prediction]:
-        media = {str(place): media for place, (_, media) in enumerate(batch)}
-        features = encoded(media, self._predictor.encoders)
-        clips = [clip for clip, _ in batch]
-        return list(predict(self._predictor, zip(clips, features, strict=True), mode=mode))
+    def _predict(self, batch: Sequence[_Seen], mode: Mode) -> list[Prediction]:
+        media = {key: media for _, key, media in batch}  # what two ask about is encoded once
+        found = {one.key: one for one in encoded(media, self._predictor.encoders)}
+        clips = [(clip, found[key]) for clip, key, _ in batch]
+        return list(predict(self._predictor, clips, mode=mode))

@@ -218,18 +218,15 @@ class GrpoTrainer(RunTrainer):
         draws = range(settings.num_generations)
         again = (attempt,) if attempt else ()
         self.affect_model.eval()
-        groups = sample(
-            self.affect_model,  # unwrapped: DDP would have all processes draw equally often
-            self.processor,
-            self._prompts(examples),
-            seeds=[
-                [seed_of(self.recipe.run.seed, step, clip.id, g, *again) for g in draws]
-                for clip, _ in examples
-            ],
-            settings=SamplingSettings(
-                settings.max_completion_length, settings.temperature, settings.top_p, settings.top_k
-            ),
-        )
+        seeds = [
+            [seed_of(self.recipe.run.seed, step, clip.id, g, *again) for g in draws]
+            for clip, _ in examples
+        ]
+        drawn_as = settings.temperature, settings.top_p, settings.top_k
+        how = SamplingSettings(settings.max_completion_length, *drawn_as)
+        # Unwrapped: DDP would have all processes draw equally often.
+        model, prompts = self.affect_model, self._prompts(examples)
+        groups = sample(model, self.processor, prompts, seeds=seeds, settings=how)
         self.affect_model.train()
         began_s = time.monotonic()
         rollouts = []

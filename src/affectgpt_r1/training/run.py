@@ -126,17 +126,10 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
     examples = perceive_clips(known, predictor.encoders, FeatureCache(recipe.data.cache), reading)
-    trainer = GrpoTrainer(
-        predictor.model,
-        predictor.processor,
-        examples,
-        recipe=recipe,
-        lexicon=lexicon,
-        progress=step,
-        judge=judge,
-        held_out=_held_out(predictor, recipe, lexicon, reading),
-    )
-    return _run(trainer, dropped)
+    held_out = _held_out(predictor, recipe, lexicon, reading)
+    parts = predictor.model, predictor.processor, examples
+    settings = {"recipe": recipe, "progress": step, "held_out": held_out}
+    return _run(GrpoTrainer(*parts, lexicon=lexicon, judge=judge, **settings), dropped)
 
 
 def _held_out(
@@ -173,12 +166,10 @@ def _judge(
     server = Server(**settings.model_dump(include=told))
     check_server(server)
     folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
-    parts = partial(message_parts, take=settings.take)
-
-    def name(clip: Clip) -> str:
-        return f"{settings.take} {content_hash(clip)}"
-
-    return PairwiseJudge(server, parts, name, lexicon, folder, settings.by)
+    take = settings.take
+    parts = partial(message_parts, take=take)
+    shown = server, parts, lambda clip: f"{take} {content_hash(clip)}"
+    return PairwiseJudge(*shown, lexicon, folder, settings.by)
 
 
 def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:

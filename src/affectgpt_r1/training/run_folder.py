@@ -43,16 +43,14 @@ def check_run(folder: Path, recipe: Recipe) -> bool:
     try:
         # A key that an older release did not know had the effect of its default.
         before = load_recipe(str(path), type(recipe))
+        changed = sorted(set(_differences(before, recipe)) - _MAY_CHANGE)
+        other = f"with other settings ({', '.join(changed)})" if changed else ""
     except RecipeError as error:
+        other = f"of another stage or release ({error.problems[0]})"
+    if other:
         raise CheckpointError(
-            f"{folder} holds a run of another stage or release ({error.problems[0]}): "
-            "choose another folder with --set run.output=... or remove it"
-        ) from None
-    changed = sorted(set(_differences(before, recipe)) - _MAY_CHANGE)
-    if changed:
-        raise CheckpointError(
-            f"{folder} holds a run with other settings ({', '.join(changed)}): "
-            "choose another folder with --set run.output=... or remove it"
+            f"{folder} holds a run {other}: choose another folder with --set run.output=... or "
+            "remove it"
         )
     return (folder / "model" / "config.json").is_file()
 

@@ -37,6 +37,10 @@ from affectgpt_r1.training.run_folder import drop_after
 
 logger = logging.getLogger(__name__)
 
+#: Settings that transformers calls by the same names.
+_OF_RUN = {"seed", "save_steps", "bf16"}
+_OF_OPTIMIZER = {"gradient_accumulation_steps", "learning_rate", "warmup_steps", "max_grad_norm"}
+
 #: Called after each update with the step, the number of steps and the step's metrics.
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -81,20 +85,15 @@ class RunTrainer(Trainer):
         self.held_out, self.update = held_out, list[Any]()
         self.rows: list[dict[str, Any]] = []  # of metrics.jsonl
         arguments = TrainingArguments(
+            **run.model_dump(include=_OF_RUN),
+            **optimizer.model_dump(include=_OF_OPTIMIZER),
             output_dir=str(self.run_folder),
-            seed=run.seed,
             per_device_train_batch_size=optimizer.batch_size,
-            gradient_accumulation_steps=optimizer.gradient_accumulation_steps,
             num_train_epochs=optimizer.epochs,
             max_steps=optimizer.max_steps or -1,
-            learning_rate=optimizer.learning_rate,
             lr_scheduler_type=optimizer.schedule.replace("constant", "constant_with_warmup"),
-            warmup_steps=optimizer.warmup_steps,
-            max_grad_norm=optimizer.max_grad_norm,
             logging_steps=1,
             logging_nan_inf_filter=False,
-            save_steps=run.save_steps,
-            bf16=run.bf16,
             activation_checkpointing=run.gradient_checkpointing,
             report_to=list(run.report_to) or "none",
             remove_unused_columns=False,
