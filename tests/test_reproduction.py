@@ -28,6 +28,7 @@ from affectgpt_r1_reproduction.pages import write_page
 from affectgpt_r1_reproduction.pictures import picture
 from affectgpt_r1_reproduction.plan import CONSTANT, Claim, Table, cells, load_table, table_names
 from affectgpt_r1_reproduction.results import Found, found_of
+from affectgpt_r1_reproduction.running import _curves
 from affectgpt_r1_reproduction.verdicts import Ground
 from test_media import write_sound
 
@@ -364,6 +365,15 @@ def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> N
     with pytest.raises(InputError, match="the table has cold start only, GRPO, judged"):
         reproduce(str(written(tmp_path, TINY)), out=tmp_path, docs=tmp_path, settings=["GRP"])
     assert not (tmp_path / "cells").exists()
+
+
+def test_what_no_update_could_tell_is_unknown_in_a_curve() -> None:
+    rows: list[dict[str, Any]] = [{"words_per_answer": i} for i in range(20)]
+    rows[1]["coverage"] = 0.5
+    found = _curves(rows)
+    assert found["coverage"] == [0.5, *[None] * 9]
+    assert found["words_per_answer"] == [2 * i + 0.5 for i in range(10)]
+    assert found.keys() == {"coverage", "words_per_answer"}
 
 
 # Grounds ----------------------------------------------------------------------------------------

@@ -145,12 +145,14 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     return own_rows(folder / "metrics.jsonl")
 
 
-def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def _curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Means over tenths; None where no update of a tenth could tell, as coverage without words."""
     parts = [rows[i * len(rows) // 10 : (i + 1) * len(rows) // 10] for i in range(10)]
+    told = {name: [[r[name] for r in part if name in r] for part in parts] for name in _CURVES}
     return {
-        name: [round(fmean(row[name] for row in part), 4) for part in parts if part]
-        for name in _CURVES
-        if rows and name in rows[0]
+        name: [round(fmean(values), 4) if values else None for values in tenths]
+        for name, tenths in told.items()
+        if any(tenths)
     }
 
 
