@@ -17,6 +17,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
+from affectgpt_r1.emotion.lexicon import Lexicon
+from affectgpt_r1.evaluation.answers import Kept
+from affectgpt_r1.evaluation.report import write_report
+from affectgpt_r1_reproduction.plan import cells, load_table
 from test_serve import Place, Server, place, serving  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,6 +210,24 @@ def test_the_documents_pictures(browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.goto(f"file://{DEMO}/evaluation/grpo/report.html")
     shoot(page, folder / "report.png", {"x": 0, "y": 0, "width": 1100, "height": 1500})
+
+
+@pytest.mark.skipif(not SHOTS, reason="makes pictures of two runs, when asked: reproduce length")
+@pytest.mark.parametrize("penalty", ["none", "p3"])
+def test_the_monitor_s_pictures(penalty: str, browser: Browser, tmp_path: Path) -> None:
+    """`make screenshots`: the seed whose answers grew most, without a length penalty and with p3.
+
+    Both began from the same cold start (`affectgpt-r1 reproduce length --seeds 5`).
+    """
+    (last,) = [cell for cell in cells(load_table("length"), penalty, 1) if cell.seed == 5]
+    run, out = ROOT / f"runs/reproduce/runs/grpo-{last.name}", tmp_path / "report.html"
+    write_report(out, Lexicon.load(), Kept((), (), 0), None, run=run)
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.goto(f"file://{out}")
+    box = page.locator("section[aria-labelledby=training]").bounding_box()
+    assert box is not None
+    clip = {"x": 0, "y": box["y"], "width": 1100, "height": min(box["height"], 1250)}
+    shoot(page, ROOT / str(SHOTS) / f"monitor-{penalty}.png", clip)
 
 
 def shoot(page: Page, path: Path, clip: dict[str, float] | None = None) -> None:
