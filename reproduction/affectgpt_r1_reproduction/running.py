@@ -61,16 +61,15 @@ def run_cells(
     cold = {c.cold_start_name: c for c in left.values()}
     total, done = len(cold) + len(left), 0
     # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _alone) as pool:
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _alone)
+    try:
         for stage, some in ((_begin, cold), (_cell, left)):
             run = partial(stage, folds=tuple(folds), runs=runs, results=results)
-            try:
-                for future in as_completed([pool.submit(run, cell) for cell in some.values()]):
-                    future.result()
-                    progress(done := done + 1, total)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for future in as_completed([pool.submit(run, cell) for cell in some.values()]):
+                future.result()
+                progress(done := done + 1, total)
+    finally:  # after a fault or an interrupt, what is not begun is not begun any more
+        pool.shutdown(cancel_futures=True)
 
 
 def _alone() -> None:
