@@ -88,6 +88,7 @@ LISTED = {
     "python benchmarks/": "minutes to hours, and figures that need an idle machine",
     "bash benchmarks/gpu.sh": "figures of a GPU; TINY=tiny tries it in ten minutes",
     "affectgpt-r1 prepare demo": "draws 510 clips: minutes; tests/test_demo.py draws some",
+    "affectgpt-r1 evaluate runs/demo/grpo": "needs the demo's model, which make demo trains",
     "affectgpt-r1 reproduce": "an hour and more; tests/test_reproduction.py runs a tiny table",
     "affectgpt-r1 lexicon download": "fetches from the network; tests/test_download.py serves it",
     "swift ": "another trainer's command: make compat runs it",
