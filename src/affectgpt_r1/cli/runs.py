@@ -151,8 +151,9 @@ def merge(model: Path, out: Path, /) -> object:
         out: The new model folder; must not exist.
     """
     from affectgpt_r1.evaluation.predict import load_predictor
-    from affectgpt_r1.model.convert import write_model
+    from affectgpt_r1.model.convert import check_new, write_model
 
+    check_new(out)
     loaded = load_predictor(model)
     loaded.model.merge_adapter()
     return {"model": write_model(loaded.model, loaded.processor, out)}

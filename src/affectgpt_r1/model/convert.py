@@ -55,6 +55,7 @@ def convert(
         ModelFolderError: the file is damaged, or holds more than tensors: it would run code.
         CheckpointError: `out` exists, or the tensors are not those of the language model's.
     """
+    check_new(out)
     state = {_our_name(name): tensor.float() for name, tensor in _tensors(checkpoint).items()}
     full = PROFILES["full"]
     name = language_model or str(full.language_model)
@@ -84,14 +85,18 @@ def convert(
     return write_model(model, AffectGPTProcessor(tokenizer, bos_at_inference=False), out)
 
 
-def write_model(model: PreTrainedModel, processor: AffectGPTProcessor, out: Path) -> Path:
-    """Write a model folder, whole or not at all, and return it.
+def check_new(out: Path) -> None:
+    """Refuse a folder that is there, before the work whose result it is to hold.
 
     Raises:
-        CheckpointError: it is there already.
+        CheckpointError: it is there.
     """
     if out.exists():
         raise CheckpointError(f"{out} is there already: name another folder, or remove it")
+
+
+def write_model(model: PreTrainedModel, processor: AffectGPTProcessor, out: Path) -> Path:
+    """Write a new model folder, whole or not at all, and return it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
         unfinished = Path(made) / out.name
