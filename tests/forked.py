@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -54,6 +55,8 @@ def _command(words: Sequence[str], said: Path | None, environment: Mapping[str, 
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
     tempfile.tempdir = None  # it is found once a process, here before the fork
     sys.argv = ["affectgpt-r1", *words]
+    # A shell that runs the tests in its background has had Ctrl-C ignored, for them and for us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     silence = os.open(os.devnull, os.O_WRONLY)
     heard = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if said else silence
     os.dup2(silence, 1)

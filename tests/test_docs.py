@@ -482,6 +482,9 @@ def test_every_link_leads_to_a_file_and_a_heading_that_there_is() -> None:
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\((docs/[^)#]+)", prose(ROOT / "README.md")))
+    for folder in {str(Path(name).parent) for name in linked if name.endswith("/index.md")}:
+        found = re.findall(r"\]\(([\w-]+\.md)", prose(ROOT / folder / "index.md"))
+        linked |= {f"{folder}/{name}" for name in found}
     assert {name for name in NAMES if name.startswith("docs/")} <= linked
 
 

@@ -38,9 +38,13 @@ class Found:
         return fmean(result[key] for result in self.results if key in result)
 
     def curve(self, name: str) -> list[float]:
-        """A figure of training over its tenths, the mean of the cells; [] where there was none."""
+        """A figure of training over its tenths, the mean of the cells; [] where there was none.
+
+        A tenth of which no cell knows anything is left out.
+        """
         curves = [row["curves"][name] for row in self.results if row["curves"].get(name)]
-        return [fmean(values) for values in zip(*curves, strict=False)]
+        tenths = ([x for x in values if x is not None] for values in zip(*curves, strict=True))
+        return [fmean(known) for known in tenths if known]
 
 
 def found_of(cells: Iterable[Cell], folder: Path, ids: Sequence[str]) -> Found:
