@@ -30,8 +30,7 @@ PARTS = (
     "affectgpt_r1_demo/lines.jsonl",
     "affectgpt_r1_demo/py.typed",
     "affectgpt_r1_reproduction/py.typed",
-    "affectgpt_r1_reproduction/tables/rewards.yaml",
-    "affectgpt_r1_reproduction/recipes/demo-grpo.yaml",
+    "affectgpt_r1_reproduction/templates/table.svg",
 )
 ABSENT = ("torch", "transformers", "av", "cv2", "safetensors", "matplotlib", "lemminflect")
 SCORE = '{"id": "a", "words": ["joyful"], "labels": ["happy"]}\n'
@@ -70,10 +69,11 @@ def check_wheel(wheel: Path) -> list[str]:
         names = archive.namelist()
     print(f"wheel: {wheel.name}, {size_mb:.3f} MB, {len(names)} files")
     faults = [f"the wheel lacks {part}" for part in PARTS if part not in names]
-    recipes = sorted(path.name for path in (ROOT / "src/affectgpt_r1/recipes").glob("*.yaml"))
-    lacking = [name for name in recipes if f"affectgpt_r1/recipes/{name}" not in names]
-    faults += [f"the wheel lacks the recipe {name}" for name in lacking]
-    roots = {"affectgpt_r1", "affectgpt_r1_demo", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
+    sources = [ROOT / folder for folder in ("src", "reproduction")]
+    yaml = [str(path.relative_to(place)) for place in sources for path in place.rglob("*.yaml")]
+    faults += [f"the wheel lacks {name}" for name in sorted(yaml) if name not in names]
+    packages = {"affectgpt_r1", "affectgpt_r1_demo", "affectgpt_r1_reproduction"}
+    roots = {*packages, wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     faults += [f"the wheel holds {name}" for name in names if name.split("/")[0] not in roots]
     if size_mb >= WHEEL_MB:
         faults.append(f"the wheel has {size_mb:.2f} MB, and {WHEEL_MB} is the limit")

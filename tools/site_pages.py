@@ -34,10 +34,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to files of the repository into their paths."""
+    """Turn links to files of the repository into their paths; pictures stay."""
     for name, page in PAGES.items():
         markdown = markdown.replace(f"](../{name}", f"]({page}")
-    return re.sub(r"\[[^]]*\]\(\.\./([^)]+)\)", r"`\1`", markdown)
+    return re.sub(r"(?<!!)\[[^]]*\]\(\.\./([^)]+)\)", r"`\1`", markdown)
 
 
 class Doctests(griffe.Extension):
