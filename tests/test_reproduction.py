@@ -23,7 +23,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError, MissingFileError, RecipeError
 from affectgpt_r1_demo.clips import demo_lines, write_demo
 from affectgpt_r1_reproduction.command import reproduce
-from affectgpt_r1_reproduction.grounds import FOLDS, prepare, share_of
+from affectgpt_r1_reproduction.grounds import FOLDS, encode, prepare, share_of
 from affectgpt_r1_reproduction.pages import write_page
 from affectgpt_r1_reproduction.pictures import picture
 from affectgpt_r1_reproduction.plan import CONSTANT, Claim, Table, cells, load_table, table_names
@@ -396,6 +396,7 @@ def test_folds_of_speech_hold_no_actor_twice(tmp_path: Path) -> None:
             )
     folds = prepare("speech", tmp_path / "speech", shared, untold)
     assert len(folds) == 5
+    encode(folds, untold)
     tested: list[str] = []
     for fold in folds:
         parts = [read_manifest(path) for path in (fold.cold_start, fold.grpo, fold.test)]

@@ -36,7 +36,7 @@ def reproduce(
     """
     from affectgpt_r1.clips import read_labelled
     from affectgpt_r1.emotion.lexicon import Lexicon
-    from affectgpt_r1_reproduction.grounds import FOLDS, prepare
+    from affectgpt_r1_reproduction.grounds import FOLDS, encode, prepare
     from affectgpt_r1_reproduction.pages import write_page
     from affectgpt_r1_reproduction.plan import cells, load_table
     from affectgpt_r1_reproduction.results import found_of
@@ -57,6 +57,7 @@ def reproduce(
             if name in (settings or chosen) and cell.seed in (seeds or plan.seeds)
         ]
         if not page_only:
+            encode(folds, bar)
             run_cells(wanted, folds, out / "runs", results, workers, bar("running cells"))
     clips = [clip for fold in folds for clip in read_labelled(fold.test)]
     found = {

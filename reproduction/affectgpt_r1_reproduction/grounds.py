@@ -46,7 +46,7 @@ class Fold:
 
 
 def prepare(name: GroundName, folder: Path, shared: Path | None, bar: Bar) -> tuple[Fold, ...]:
-    """Make a ground's manifests and features, or find them made.
+    """Make a ground's manifests, or find them made.
 
     Args:
         name: which.
@@ -55,7 +55,7 @@ def prepare(name: GroundName, folder: Path, shared: Path | None, bar: Bar) -> tu
         bar: makes bars for what takes long.
 
     Raises:
-        InputError: a ground of real labels needs `shared`, or a clip of it cannot be read.
+        InputError: a ground of real labels needs `shared`.
     """
     cache = folder / "features"
     places = [folder / str(fold) for fold in range(FOLDS[name])]
@@ -75,13 +75,10 @@ def prepare(name: GroundName, folder: Path, shared: Path | None, bar: Bar) -> tu
         raise InputError(f"the ground {name!r} is not part of the project: name it with --shared")
     else:
         parts = [_texts(shared / "text")] if name == "text" else _speech(shared / "ravdess_speech")
-    every: dict[str, Clip] = {}
     for fold, clips in zip(folds, parts, strict=True):
         for path, part in zip((fold.cold_start, fold.grpo, fold.test), clips, strict=True):
             make_folder(path.parent)
             write_manifest(path, part)
-            every |= {clip.id: clip for clip in part}
-    _encode(tuple(every.values()), cache, bar)
     (folder / "complete").touch()
     return folds
 
@@ -98,10 +95,17 @@ def share_of(manifest: Path, share: float) -> Path:
     return part
 
 
-def _encode(clips: Sequence[Clip], cache: Path, bar: Bar) -> None:
-    store, told = FeatureCache(cache), bar("reading clips")
-    encode_clips(clips, encoder_source(PROFILES["nano"]), store, Guard(2), progress=told)
-    for name, why in failures(clips, store).items():
+def encode(folds: Sequence[Fold], bar: Bar) -> None:
+    """Put the features of a ground's clips into its cache, as far as they are not there.
+
+    Raises:
+        InputError: a clip cannot be read.
+    """
+    paths = [path for fold in folds for path in (fold.cold_start, fold.grpo, fold.test)]
+    clips = {clip.id: clip for path in paths for clip in read_manifest(path)}.values()
+    store, told = FeatureCache(folds[0].cache), bar("reading clips")
+    encode_clips(tuple(clips), encoder_source(PROFILES["nano"]), store, Guard(2), progress=told)
+    for name, why in failures(tuple(clips), store).items():
         raise InputError(f"{name} cannot be read ({why}): mend it, or fetch the set again")
 
 

@@ -183,11 +183,7 @@ def cells(table: Table, setting: str, folds: int) -> Iterator[Cell]:
 
 
 def placed(kind: type[Kind], row: Mapping[str, Any], **places: Mapping[str, str] | str) -> Kind:
-    """A cell's recipe with its places: sections with their keys, or keys of the top.
-
-    Raises:
-        RecipeError: a place is no key of such a recipe.
-    """
+    """A cell's recipe with its places: sections with their keys, or keys of the top."""
     whole = dict(row)
     for name, value in places.items():
         whole[name] = value if isinstance(value, str) else {**(row.get(name) or {}), **value}
