@@ -46,6 +46,8 @@ def reproduce(
     plan = load_table(table)
     if unknown := [name for name in settings or () if name not in plan.settings]:
         raise InputError(f"no setting {unknown[0]!r}: the table has {', '.join(plan.settings)}")
+    if set(seeds or ()) - set(plan.seeds):
+        raise InputError(f"the table has the seeds {', '.join(map(str, plan.seeds))}, no others")
     chosen = {name: [*cells(plan, name, FOLDS[plan.ground])] for name in plan.settings}
     results = docs / "cells" / plan.ground
     with console.bars() as bar:
@@ -59,11 +61,10 @@ def reproduce(
         if not page_only:
             encode(folds, bar)
             run_cells(wanted, folds, out / "runs", results, workers, bar("running cells"))
-    clips = [clip for fold in folds for clip in read_labelled(fold.test)]
-    found = {
-        name: found_of(some, results, [clip.id for clip in clips]) for name, some in chosen.items()
-    }
-    ground = Ground.of(clips, Lexicon.load())
+    tests = [read_labelled(fold.test) for fold in folds]
+    ids = [[clip.id for clip in clips] for clips in tests]
+    found = {name: found_of(some, results, ids) for name, some in chosen.items()}
+    ground = Ground.of([clip for clips in tests for clip in clips], Lexicon.load())
     judged = write_page(docs, Path(table).stem, plan, ground, found)
     return {
         "page": docs / f"{Path(table).stem}.md",

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from affectgpt_r1.errors import InputError
 from affectgpt_r1_reproduction.plan import Cell
 from affectgpt_r1_reproduction.verdicts import Said
 
@@ -47,16 +48,19 @@ class Found:
         return [fmean(known) for known in tenths if known]
 
 
-def found_of(cells: Iterable[Cell], folder: Path, ids: Sequence[str]) -> Found:
+def found_of(cells: Iterable[Cell], folder: Path, ids: Sequence[Sequence[str]]) -> Found:
     """What there is of a setting; a seed counts where all its folds answered.
 
     Args:
         cells: the setting's.
         folder: of the results.
-        ids: the test clips'.
+        ids: the test clips' of each fold.
+
+    Raises:
+        InputError: a result is of other test clips.
     """
     rows: list[dict[str, Any]] = []
-    by_seed: dict[int, dict[str, tuple[str, ...]]] = {}
+    by_seed: dict[int, dict[int, list[tuple[str, ...]]]] = {}
     missing = 0
     for cell in cells:
         path = folder / f"{cell.name}.json"
@@ -64,17 +68,15 @@ def found_of(cells: Iterable[Cell], folder: Path, ids: Sequence[str]) -> Found:
             missing += 1
             continue
         rows.append(row := json.loads(path.read_text(encoding="utf-8")))
-        if "failed" not in row:
-            by_seed.setdefault(cell.seed, {}).update(_words_of(row))
+        if "failed" in row:
+            continue
+        if row["ids"] != list(ids[cell.fold]):
+            raise InputError(f"{path} is of other test clips: remove it, and run its table again")
+        lists = [tuple(text.split(", ")) if text else () for text in row["answers"]]
+        by_seed.setdefault(cell.seed, {})[cell.fold] = [lists[place] for place in row["said"]]
     said = {
-        seed: [words[name] for name in ids]
-        for seed, words in by_seed.items()
-        if words.keys() >= set(ids)
+        seed: [words for fold in range(len(ids)) for words in found[fold]]
+        for seed, found in by_seed.items()
+        if len(found) == len(ids)
     }
     return Found(said, rows, missing)
-
-
-def _words_of(result: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """A result's words by clip."""
-    lists = [tuple(text.split(", ")) if text else () for text in result["answers"]]
-    return dict(zip(result["ids"], (lists[i] for i in result["said"]), strict=True))

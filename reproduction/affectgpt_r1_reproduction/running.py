@@ -9,8 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
@@ -44,7 +43,7 @@ def run_cells(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Run the cells whose results are not there yet.
+    """Run the cells whose results are not there yet, each once its cold start is there.
 
     Args:
         cells: which; equal ones are run once.
@@ -62,12 +61,19 @@ def run_cells(
     total, done = len(cold) + len(left), 0
     # Fresh processes: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _alone)
+    begin, run = (
+        partial(stage, folds=tuple(folds), runs=runs, results=results) for stage in (_begin, _cell)
+    )
     try:
-        for stage, some in ((_begin, cold), (_cell, left)):
-            run = partial(stage, folds=tuple(folds), runs=runs, results=results)
-            for future in as_completed([pool.submit(run, cell) for cell in some.values()]):
-                future.result()
+        begun = {pool.submit(begin, cell): name for name, cell in cold.items()}
+        running = set(begun)
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                why = future.result()
                 progress(done := done + 1, total)
+                ready = [c for c in left.values() if c.cold_start_name == begun.get(future)]
+                running |= {pool.submit(run, cell, why) for cell in ready}
     finally:  # after a fault or an interrupt, what is not begun is not begun any more
         pool.shutdown(cancel_futures=True)
 
@@ -79,35 +85,38 @@ def _alone() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
-def _begin(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> None:
-    """Train the cold start that several cells wait for."""
-    with suppress(TrainingError):  # each cell meets it again, and tells
-        _train_cold_start(cell, folds[cell.fold], runs / f"cold-start-{cell.cold_start_name}")
-
-
-def _train_cold_start(cell: Cell, fold: Fold, folder: Path) -> None:
-    """Train it where it is not there."""
+def _begin(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> str | None:
+    """Train the cold start that several cells wait for, where it is not there; or say why not."""
+    fold, folder = folds[cell.fold], runs / f"cold-start-{cell.cold_start_name}"
     data = _data(share_of(fold.cold_start, cell.cold_start_share), fold)
-    run = {"output": str(folder)}
-    train_cold_start(placed(ColdStartRecipe, cell.cold_start, data=data, run=run), _unseen, _unseen)
+    recipe = placed(ColdStartRecipe, cell.cold_start, data=data, run={"output": str(folder)})
+    try:
+        train_cold_start(recipe, _unseen, _unseen)
+    except TrainingError as error:
+        return _told(error, runs)
+    return None
 
 
-def _cell(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> None:
+def _cell(cell: Cell, why: str | None, folds: Sequence[Fold], runs: Path, results: Path) -> None:
+    """Train what follows a cold start, and ask it; `why` the cold start is not there."""
     fold, folder = folds[cell.fold], runs / f"grpo-{cell.name}"
     cold = runs / f"cold-start-{cell.cold_start_name}"
     found = {"version": __version__, **asdict(cell)}
-    try:
-        _train_cold_start(cell, fold, cold)
-        if cell.grpo is not None:
+    if cell.grpo is not None and why is None:
+        try:
             _grpo(cell, cell.grpo, fold, cold, folder)
-    except TrainingError as error:
-        found["failed"] = str(error).replace(str(runs), "RUNS")
-    else:
-        model = cold if cell.grpo is None else folder
-        found |= _answers(model, cell, fold)
+        except TrainingError as error:
+            why = _told(error, runs)
+    model = cold if cell.grpo is None else folder
+    found |= _answers(model, cell, fold) if why is None else {"failed": why}
     found["train_s"] = sum(row["step_time_s"] for f in (cold, folder) for row in _metrics(f))
     found["curves"] = _curves(_metrics(folder))
     write_whole(results / f"{cell.name}.json", json.dumps(found, ensure_ascii=False) + "\n")
+
+
+def _told(error: TrainingError, runs: Path) -> str:
+    """Without a place of this machine."""
+    return str(error).replace(str(runs), "RUNS")
 
 
 def _grpo(cell: Cell, row: dict[str, Any], fold: Fold, cold: Path, folder: Path) -> None:

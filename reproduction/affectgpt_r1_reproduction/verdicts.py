@@ -1,7 +1,7 @@
 """Verdicts: what the answers of several seeds say about a claim, and how sure that is.
 
 Intervals are over test clips and seeds at once: groups of clips are drawn as everywhere
-(`emotion.significance`), and seeds beside them. Nothing is run here.
+(`emotion.significance`), with Student's t for the seeds. Nothing is run here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Judged:
         interval: of its contrast, without the margin.
         p: two-sided, of contrast and margin being 0; by Holm over the claims of the table.
         by_seed: the contrast in each seed that all its settings have.
-        verdict: at p < 0.05, else undecided.
+        verdict: at p < 0.05, else undecided; of one seed alone, undecided.
     """
 
     claim: Claim
@@ -89,13 +89,13 @@ class Ground:
             seeds = self._contrasts(claim, said)
             if not seeds:
                 continue
-            by_seed = [bootstrap(one, self.groups, resamples=1).value for one in seeds]
+            by_seed = [float(one(np.ones((1, len(self.labels))))[0]) for one in seeds]
             mean = _over_seeds(seeds)
             shifted = bootstrap(_shifted(mean, claim.margin), self.groups)
             found.append((claim, bootstrap(mean, self.groups), shifted, by_seed))
         p_values = holm([shifted.p for _, _, shifted, _ in found])
         return [
-            Judged(claim, interval, p, tuple(by_seed), _verdict(shifted.value, p))
+            Judged(claim, interval, p, tuple(by_seed), _verdict(shifted.value, p, len(by_seed)))
             for (claim, interval, shifted, by_seed), p in zip(found, p_values, strict=True)
         ]
 
@@ -114,8 +114,8 @@ class Ground:
         return [contrast(seed) for seed in sorted(set(have[0]).intersection(*have))]
 
 
-def _verdict(value: float, p: float) -> Verdict:
-    if not p < 0.05:
+def _verdict(value: float, p: float, seeds: int) -> Verdict:
+    if seeds < 2 or not p < 0.05:
         return "undecided"
     return "holds" if value > 0 else "does not hold"
 
@@ -137,20 +137,24 @@ def _ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> Statistic
 
 
 def _over_seeds(seeds: Sequence[Statistic]) -> Statistic:
-    """The mean over seeds; on every draw of clips, seeds are drawn too.
+    """The mean over seeds, on every draw of clips with an error that other seeds could have made.
 
-    So few seeds, drawn with replacement, vary less than fresh ones would, by (S - 1) / S in
-    variance: their deviations are stretched by as much.
+    Seeds differ because training does, and because each is wrong on other clips. The second is in
+    the draws of clips already and is taken off the variance between seeds; by what is left the mean
+    may be off, in units of Student's t for so few seeds.
     """
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         values = np.stack([one(weights) for one in seeds], axis=1)  # (1 + R, S)
-        count = len(seeds)
-        drawn = np.random.default_rng(0).integers(count, size=values.shape)
-        drawn[0] = np.arange(count)  # the first row is the samples as they are
-        mean = values.mean(axis=1)
-        off = np.take_along_axis(values, drawn, axis=1).mean(axis=1) - mean
-        stretched: NDArray[np.float64] = mean + off * (count / max(count - 1, 1)) ** 0.5
-        return stretched
+        count, mean = len(seeds), np.asarray(values.mean(axis=1))
+        if count < 2:
+            return mean
+        off = values - mean[:, None]  # the first row: on the samples as they are
+        by_clips = (off[1:] - off[0]).var(axis=0).sum() / (count - 1)
+        between = max(values[0].var(ddof=1) - by_clips, 0.0)
+        drawn = np.random.default_rng(1).standard_t(count - 1, size=len(values))
+        drawn[0] = 0.0
+        found: NDArray[np.float64] = mean + drawn * (between / count) ** 0.5
+        return found
 
     return statistic
