@@ -51,6 +51,19 @@ def complaint(*arguments: str | Path) -> str:
     return line
 
 
+def flags(sets: list[str]) -> list[str]:
+    return [part for one in sets for part in ("--set", one)]
+
+
+def with_a_broken_clip(manifest: Path, folder: Path) -> Path:
+    """The same clips, and one more that is no film."""
+    (folder / "broken.mp4").write_bytes(b"no film")
+    clips = read_manifest(manifest)
+    broken = replace(clips[0], id="broken", video=folder / "broken.mp4")
+    write_manifest(folder / "clips.jsonl", [*clips, broken])
+    return folder / "clips.jsonl"
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The main job at nano size: demo clips, cold start, GRPO; the commands a user types."""
@@ -129,6 +142,44 @@ def test_evaluation_writes_predictions_scores_and_a_report(job: Path, tmp_path: 
     again = answer("score", tmp_path / "b/predictions.jsonl", "--labels", manifest)
     assert again["f"] == result["f"]
     assert again["signature"] == result["signature"]
+
+
+def test_an_evaluation_goes_on_where_it_was_cut_and_counts_what_cannot_be_read(
+    job: Path, tmp_path: Path
+) -> None:
+    manifest, out = with_a_broken_clip(job / "data/test.jsonl", tmp_path), tmp_path / "out"
+    command = ("evaluate", job / "grpo", manifest, "--cache", tmp_path / "c")
+    told = run(*command, "--out", out)
+    assert "clip 'broken'" in told.stderr
+    first = json.loads(told.stdout)
+    assert first["skipped"] == {"no prediction": 1}
+    assert first["clips"] == len(read_manifest(manifest)) - 1
+    predictions = out / "predictions.jsonl"
+    whole = predictions.read_bytes()
+    predictions.write_bytes(whole[:-30])
+    assert answer(*command, "--out", out) == first == answer(*command)
+    assert predictions.read_bytes() == whole
+    refused = run(*command, "--out", out, "--without", "face")
+    assert (refused.returncode, predictions.read_bytes()) == (2, whole)
+    assert "holds other predictions" in refused.stderr
+
+
+def test_training_leaves_out_and_counts_what_could_not_be_encoded(
+    job: Path, tmp_path: Path
+) -> None:
+    manifest = with_a_broken_clip(job / "data/cold-start.jsonl", tmp_path)
+    sets = [f"data.train={manifest}", f"data.cache={tmp_path}/c", f"run.output={tmp_path}/run"]
+    sets += ["optimizer.max_steps=1"]
+    command = ("train", "cold-start", "nano-cold-start", *flags(sets))
+    assert "`encode` the manifest" in complaint(*command)
+    assert answer("encode", manifest, "--profile", "nano", "--cache", tmp_path / "c")["failed"] == 1
+    refused = complaint(*command)
+    assert f"1 of {len(read_manifest(manifest))} clips (first: 'broken', " in refused
+    assert "raise data.max_unreadable" in refused
+    assert not (tmp_path / "run").exists()
+    assert answer(*command, *flags(["data.max_unreadable=0.2"]))["dropped"] == {
+        "could not be read": 1
+    }
 
 
 def test_a_report_is_made_of_predictions_or_of_a_run(job: Path, tmp_path: Path) -> None:

@@ -269,6 +269,19 @@ def test_the_penalty_is_on_the_terms_that_are_named() -> None:
         assert (found.penalty, found.dual_penalty) == pytest.approx(factors)
 
 
+def test_mixed_is_the_mean_of_the_two_rings_in_every_term() -> None:
+    lexicon, text = Lexicon.load(), THOUGHT + SAID("joyful, sad")
+    asked: dict[str, Any] = {"alignment": 0.4, "dual": 0.6, "mode": "think"}
+    inner, middle, mixed = (
+        reward(parse_completion(text, "think"), ["proud", "lonely"], lexicon, rule)
+        for rule in (RewardRule(level=level, **asked) for level in (1, 2, "mixed"))
+    )
+    for term in ("accuracy", "alignment", "dual", "total"):
+        one, other = getattr(inner, term), getattr(middle, term)
+        assert one != other
+        assert getattr(mixed, term) == pytest.approx((one + other) / 2)
+
+
 def test_a_gate_leaves_nothing_to_what_is_out_of_format() -> None:
     lexicon = Lexicon.load("builtin")
     said = parse_completion("So: <answer>happy</answer>")

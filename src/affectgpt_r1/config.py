@@ -108,6 +108,8 @@ class DataSettings(Section):
         held_out: a labelled manifest on which each checkpoint is scored, so that the best stays;
             its ids must not be among the training ids either.
         allow_shared: trains on clips that `test` holds too; how many is logged.
+        max_unreadable: clips that `encode` could not read are left out and counted, up to this
+            share of a manifest.
         cache: folder of the feature cache; None: in the user's cache directory.
     """
 
@@ -115,6 +117,7 @@ class DataSettings(Section):
     test: str | None = None
     held_out: str | None = None
     allow_shared: bool = False
+    max_unreadable: Share = 0.05
     cache: str | None = None
 
 
@@ -196,7 +199,7 @@ class RewardSettings(Section):
         accuracy, format, alignment, dual, perception: weights of the terms; 0 leaves a term out.
             Alignment and dual read the thinking, perception needs a judge.
         length_penalty: p1, p2, p3 or none, on the terms of `penalised`.
-        level: ring of the wheels, 1 inner, 2 middle.
+        level: ring of the wheels, 1 inner, 2 middle; mixed: the mean over both.
         gate: a completion out of format gets no reward at all.
         alignment_by: the Jaccard index of the two sets of classes, or their F.
     """
@@ -210,7 +213,7 @@ class RewardSettings(Section):
     gate: bool = False
     alignment_by: Literal["jaccard", "f"] = "jaccard"
     length_penalty: LengthPenalty = "none"
-    level: Literal[1, 2] = 1
+    level: Literal[1, 2, "mixed"] = 1
 
 
 class JudgeSettings(Section):

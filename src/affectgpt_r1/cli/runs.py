@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import App, Parameter
@@ -21,8 +22,7 @@ from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import AnswerRow, words_by_id
 from affectgpt_r1.evaluation.render import json_row, render
-from affectgpt_r1.files import make_folder, own_rows, write_rows, write_whole, writing
-from affectgpt_r1.progress import counted
+from affectgpt_r1.files import make_folder, own_rows, write_whole, writing
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
 cache = App(name="cache", help="Features on disk: size, checks, packing.")
@@ -261,26 +261,14 @@ def predict(
 
     clips, how = clips_in(files, subtitle), asdict(reply)
     if out is None:
-        said = _predicted(model, clips, cache, **how)
+        predictor, store = predicting.load_predictor(model), _store(cache)
+        with console.bars() as bar:
+            told = bar("reading clips")
+            seen = predicting.perceive_clips(clips, predictor.encoders, store, told)
+        said = predicting.predict(predictor, seen, **how)
         return console.shown(said) if len(clips) == 1 else said
-    from affectgpt_r1.media.worker import Guard
-    from affectgpt_r1.perception import encode as encoding
-
-    predictor, store = predicting.load_predictor(model), _store(cache)
     lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out
-    with writing(lines):
-        lines.open("ab").close()  # told before hours of reading
-    with console.bars() as bar:
-        guard, told = Guard(workers), bar("reading clips")
-        # All of them: what failed before may have been mended, or failed for want of memory.
-        encoding.encode_clips(clips, predictor.encoders, store, guard, progress=told)
-        faults = encoding.failures(clips, store)
-        told = bar("predicting")
-        done = predicting.predict_into(lines, predictor, clips, store, faults, told, **how)
-    for name, why in islice(faults.items(), _NAMED):
-        console.complain(f"clip {name!r}: {why}")
-    if len(faults) > _NAMED:
-        console.complain(f"and {len(faults) - _NAMED} more clips: the reasons stand in `flags`")
+    done = _predict_into(lines, model, clips, cache, workers, **how)
     rows = own_rows(lines)
     if out != lines:
         with writing(out):
@@ -305,18 +293,22 @@ def evaluate(
     lexicon_folder: opt.LexiconFolder = None,
     level: opt.Level | None = None,
     cache: opt.Cache = None,
+    workers: opt.Count = 2,
 ) -> object:
     """Evaluate a model on labelled clips: scores with intervals, and a report.
+
+    Clips that cannot be read are named and counted; they are no part of the score.
 
     Args:
         model: A model folder or finished run.
         manifest: Labelled clips.
-        out: Folder for predictions, scores and, by EW, report.
+        out: Folder for predictions, scores and, by EW, report; what was cut there is gone on with.
         baseline: predictions.jsonl of another model, to compare with.
         without: Leave a part out; repeatable.
         metric: What is scored [default: of a set of MER-UniBench, its metric; else ew].
         lexicon: Which lexicon scores.
         level: Ring of the wheels [default: 1].
+        workers: Processes that read clips.
     """
     from affectgpt_r1.evaluation.evaluate import evaluate_words
     from affectgpt_r1.evaluation.report import write_report
@@ -329,12 +321,11 @@ def evaluate(
     before = words_by_id(baseline) if baseline else None
     if out:
         make_folder(out)
-    made = _predicted(model, clips, cache, without=without or (), **asdict(reply))
-    with console.bars() as bar:
-        said = [json_row(one) for one in counted(made, len(clips), bar("predicting"))]
-    if out:
-        with writing(out):
-            write_rows(out / "predictions.jsonl", said)
+    with TemporaryDirectory() as scratch:
+        lines = (out or Path(scratch)) / "predictions.jsonl"
+        how = {"without": without or (), **asdict(reply)}
+        _predict_into(lines, model, clips, cache, workers, **how)
+        said = own_rows(lines)
     rows = [replace(r, prediction=s["words"], given=s) for r, s in zip(rows, said, strict=True)]
     kept = scoring.keep(rows, rule, str(manifest))
     ew = evaluate_words(kept, table, rule.levels, baseline=before) if rule.metric == "ew" else None
@@ -404,13 +395,28 @@ def _store(cache: Path | None) -> Any:
     return FeatureCache(cache)
 
 
-def _predicted(model: Path, clips: Sequence[Clip], cache: Path | None, **how: Any) -> Iterator[Any]:
-    from affectgpt_r1.evaluation.predict import load_predictor, perceive_clips, predict
+def _predict_into(
+    path: Path, model: Path, clips: Sequence[Clip], cache: Path | None, workers: int, **how: Any
+) -> int:
+    """Clips to predictions in a file; which could not be read is told. As `predict_into`."""
+    from affectgpt_r1.evaluation.predict import load_predictor, predict_into
+    from affectgpt_r1.media.worker import Guard
+    from affectgpt_r1.perception.encode import encode_clips, failures
 
     predictor, store = load_predictor(model), _store(cache)
+    with writing(path):
+        path.open("ab").close()  # told before hours of reading
     with console.bars() as bar:
-        seen = perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
-    return predict(predictor, seen, **how)
+        guard, told = Guard(workers), bar("reading clips")
+        # All of them: what failed before may have been mended, or failed for want of memory.
+        encode_clips(clips, predictor.encoders, store, guard, progress=told)
+        faults = failures(clips, store)
+        done = predict_into(path, predictor, clips, store, faults, bar("predicting"), **how)
+    for name, why in islice(faults.items(), _NAMED):
+        console.complain(f"clip {name!r}: {why}")
+    if len(faults) > _NAMED:
+        console.complain(f"and {len(faults) - _NAMED} more clips: the reasons stand in `flags`")
+    return done
 
 
 def _train(recipe: Any) -> object:

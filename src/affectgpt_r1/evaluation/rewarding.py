@@ -11,7 +11,7 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -83,6 +83,10 @@ class Payer:
         """Words as completions of the mode; the thinking names the answer's words and no more."""
         think = "<think>{0}</think>" if self.rule.mode == "think" else ""
         return [f"{think}<answer>{{0}}</answer>".format(", ".join(words)) for words in answers]
+
+    def classes(self, word: str) -> Hashable:
+        """What the reward knows of a word: words of equal classes are paid alike."""
+        return tuple(self.lexicon.classes(word, level) for level in self.rule.levels)
 
     def pay(self, completions: Sequence[str]) -> list[RewardBreakdown]:
         """The rewards of a completion a clip."""
@@ -207,7 +211,7 @@ def _ways(payer: Payer, honest: Sequence[Words] | None) -> dict[str, list[str]]:
             for i, row in zip(places, found, strict=True):
                 padded[i] = row
         ways["honest, with padding by its tone"] = write(padded)
-        alike = [_with_synonyms(row, lexicon, payer.rule.level) for row in honest]
+        alike = [_with_synonyms(row, payer) for row in honest]
         ways["honest, with synonyms"] = write(alike)
     return ways
 
@@ -218,8 +222,8 @@ def _searched(
     """Answers with those words added to each for which the reward pays most; by beam search."""
     places = random.Random(0).sample(range(len(honest)), min(_SEARCHED_CLIPS, len(honest)))
     some = Payer([payer.clips[i] for i in places], payer.rule, payer.lexicon)
-    # Words of equal classes pay equally: the commonest stands for all.
-    voices = {payer.lexicon.classes(word, payer.rule.level): word for word in reversed(words)}
+    # Of words that are paid alike the commonest stands for all.
+    voices = {payer.classes(word): word for word in reversed(words)}
 
     def value(added: Words) -> float:
         padded = some.write([[*honest[i], *added] for i in places])
@@ -244,12 +248,12 @@ def _of_others(clips: Sequence[Clip], count: int) -> Sequence[Words]:
     return found
 
 
-def _with_synonyms(words: Words, lexicon: Lexicon, level: int) -> Words:
+def _with_synonyms(words: Words, payer: Payer) -> Words:
     """Words, each followed by two others of the same classes."""
     found: list[str] = []
     for word in words:
-        own = lexicon.classes(word, level)
-        alike = (w for w in lexicon.words if w != word and lexicon.classes(w, level) == own)
+        own = payer.classes(word)
+        alike = (w for w in payer.lexicon.words if w != word and payer.classes(w) == own)
         found += [word, *islice(alike, 2)]
     return found
 

@@ -3,7 +3,7 @@
 A term that could not be judged is None: left out of the sum and counted, never 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from math import fsum, log
 from typing import Any, Self
@@ -45,6 +45,11 @@ class RewardRule(RewardSettings):
                 f"rewards.{asked[0]} needs mode=think: set that, or rewards.{asked[0]}=0"
             )
         return self
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The rings; every score is the mean over them."""
+        return (1, 2) if self.level == "mixed" else (self.level,)
 
     @classmethod
     def of(cls, settings: RewardSettings, mode: Mode) -> Self:
@@ -98,10 +103,14 @@ def reward(
         rule: weights and penalty.
         perception: what a judge gave (`rewards.perception`); None: not judged.
     """
-    words, level = completion.words, rule.level
+    words = completion.words
+
+    def over_rings(score: Callable[..., float], *sides: Sequence[str]) -> float:
+        return sum(score(*sides, lexicon, level) for level in rule.levels) / len(rule.levels)
+
     judged = any(lexicon.counts(word) for word in labels)
     form = float(completion.well_formed)
-    accuracy = sample_f(labels, words, lexicon, level) if judged else None
+    accuracy = over_rings(sample_f, labels, words) if judged else None
     penalty = _factor(words, labels, rule, "accuracy")
     total = rule.format * form + rule.accuracy * (accuracy or 0.0) * penalty
     total += rule.perception * (perception or 0.0)
@@ -109,8 +118,8 @@ def reward(
     if rule.alignment or rule.dual:
         thought = extract_words(completion.think or "", lexicon)
         agreement = sample_f if rule.alignment_by == "f" else sample_jaccard
-        alignment = agreement(thought, words, lexicon, level)
-        dual = sample_f(labels, thought, lexicon, level) if judged else None
+        alignment = over_rings(agreement, thought, words)
+        dual = over_rings(sample_f, labels, thought) if judged else None
         dual_penalty = _factor(thought, labels, rule, "dual")
         total += rule.alignment * alignment + rule.dual * (dual or 0.0) * dual_penalty
     if rule.gate:

@@ -7,7 +7,7 @@ the same folder, it goes on from the last whole checkpoint, or finds nothing lef
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,13 +20,15 @@ from affectgpt_r1.clips import Clip, read_labelled, read_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe
 from affectgpt_r1.dialogue import Mode
 from affectgpt_r1.emotion.lexicon import Lexicon
-from affectgpt_r1.emotion.score import score_corpus
-from affectgpt_r1.errors import InputError, TrainingError
+from affectgpt_r1.emotion.score import reasons, score_corpus
+from affectgpt_r1.errors import InputError, MediaError, TrainingError
 from affectgpt_r1.evaluation.predict import Predictor, load_predictor, perceive_clips, predict
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
 from affectgpt_r1.perception.cache import FeatureCache
+from affectgpt_r1.perception.encode import failures
+from affectgpt_r1.perception.features import EncoderSource, Features
 from affectgpt_r1.progress import Progress as Reading
 from affectgpt_r1.rewards import RewardRule
 from affectgpt_r1.rewards.perception import Judge, PairwiseJudge
@@ -49,14 +51,14 @@ class RunResult:
         model: the final model's folder.
         steps: updates in all; 0 where the run was finished before.
         resumed_from: the checkpoint it went on from.
-        dropped: training clips left out, because no label of theirs is in the lexicon.
+        dropped: training clips left out, by reason.
         best: the checkpoint with the best F on the clips held out, where there are any.
     """
 
     model: Path
     steps: int
     resumed_from: str | None
-    dropped: int = 0
+    dropped: Mapping[str, int]
     best: Path | None = None
 
 
@@ -73,12 +75,12 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None)
-    clips = _training_clips(recipe.data)
+        return RunResult(folder / "model", 0, None, {})
+    clips, dropped = _training_clips(recipe.data)
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
     model, processor = create_model(profile, encoders, seed=recipe.run.seed, lora=recipe.lora)
-    examples = perceive_clips(clips, encoders, FeatureCache(recipe.data.cache), reading)
+    examples = _perceived(clips, encoders, recipe.data, reading)
     del encoders  # what is trained reads features only
     predictor = Predictor(model, processor, encoders_of(model.config), "")
     held_out = _held_out(predictor, recipe, Lexicon.load(), reading)
@@ -89,7 +91,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     trainer = ColdStartTrainer(
         model, processor, examples, recipe=recipe, progress=step, held_out=held_out
     )
-    return _run(trainer)
+    return _run(trainer, dropped)
 
 
 def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResult:
@@ -106,18 +108,19 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None)
+        return RunResult(folder / "model", 0, None, {})
     RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
-    clips = _training_clips(recipe.data)
+    clips, dropped = _training_clips(recipe.data)
     known = [clip for clip in clips if any(map(lexicon.counts, clip.labels or ()))]
     if not known:
         raise InputError(
             f"{recipe.data.train}: no label is in lexicon {recipe.lexicon.name!r}: choose another"
         )
-    if dropped := len(clips) - len(known):
+    if unknown := len(clips) - len(known):
         told = "%d of %d clips left out: no label of theirs is in the lexicon"
-        logger.warning(told, dropped, len(clips))
+        logger.warning(told, unknown, len(clips))
+        dropped["no label in the lexicon"] = unknown
     judge = _judge(recipe, known, lexicon, reading)
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
     if recipe.beta and predictor.model.config.lora_rank == 0:
@@ -125,7 +128,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
             f"beta={recipe.beta} needs a reference, which is the model with its adapter off, but "
             f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
         )
-    examples = perceive_clips(known, predictor.encoders, FeatureCache(recipe.data.cache), reading)
+    examples = _perceived(known, predictor.encoders, recipe.data, reading)
     held_out = _held_out(predictor, recipe, lexicon, reading)
     parts = predictor.model, predictor.processor, examples
     settings = {"recipe": recipe, "progress": step, "held_out": held_out}
@@ -138,8 +141,8 @@ def _held_out(
     """The model's F on the clips held out, as it is when asked; all processes must ask."""
     if recipe.data.held_out is None:
         return None
-    clips = read_labelled(Path(recipe.data.held_out))
-    examples = perceive_clips(clips, predictor.encoders, FeatureCache(recipe.data.cache), told)
+    clips, _ = _readable(Path(recipe.data.held_out), recipe.data)
+    examples = _perceived(clips, predictor.encoders, recipe.data, told)
     mode: Mode = getattr(recipe, "mode", "answer")
 
     def f() -> float:
@@ -159,7 +162,7 @@ def _judge(
         return None
     if settings.url is None:
         predictor = load_predictor(Path(settings.model))
-        seen = perceive_clips(clips, predictor.encoders, FeatureCache(recipe.data.cache), reading)
+        seen = _perceived(clips, predictor.encoders, recipe.data, reading)
         features = {clip.id: found for clip, found in seen}
         return LikelihoodJudge(predictor, features, lexicon, settings.by)
     told = {"url", "model", "concurrency", "retries", "timeout_s", "budget_s"}
@@ -172,7 +175,7 @@ def _judge(
     return PairwiseJudge(*shown, lexicon, folder, settings.by)
 
 
-def _run(trainer: RunTrainer, dropped: int = 0) -> RunResult:
+def _run(trainer: RunTrainer, dropped: Mapping[str, int]) -> RunResult:
     with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer):
         checkpoint = newest(trainer.run_folder)
         if checkpoint is None:
@@ -208,8 +211,9 @@ def asked_by_sigterm(trainer: RunTrainer) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
-    clips = read_labelled(Path(data.train))
+def _training_clips(data: DataSettings) -> tuple[tuple[Clip, ...], dict[str, int]]:
+    """The clips that can be trained on, and how many are left out, by reason."""
+    clips, everything = _readable(Path(data.train), data)
     for other in filter(None, (data.test, data.held_out)):
         apart = {clip.id for clip in read_manifest(Path(other))}
         shared = [clip.id for clip in clips if clip.id in apart]
@@ -221,4 +225,30 @@ def _training_clips(data: DataSettings) -> tuple[Clip, ...]:
                 "remove them from one of the two (`prepare --exclude`), or set "
                 "data.allow_shared=true"
             )
-    return clips
+    return clips, reasons({"could not be read": everything - len(clips)})
+
+
+def _readable(manifest: Path, data: DataSettings) -> tuple[tuple[Clip, ...], int]:
+    """A manifest's clips without those that `encode` could not read; and how many it has."""
+    clips = read_labelled(manifest)
+    faults = failures(clips, FeatureCache(data.cache))
+    if faults:
+        name, why = next(iter(faults.items()))
+        of = f"{len(faults)} of {len(clips)} clips (first: {name!r}, {why})"
+        told = f"{manifest}: {of} could not be read"
+        if len(faults) > data.max_unreadable * len(clips):
+            raise InputError(
+                f"{told}: mend them and `encode --retry`, or raise data.max_unreadable"
+            )
+        logger.warning("%s: left out", told)
+    return tuple(clip for clip in clips if clip.id not in faults), len(clips)
+
+
+def _perceived(
+    clips: Sequence[Clip], source: EncoderSource, data: DataSettings, told: Reading
+) -> list[tuple[Clip, Features]]:
+    try:
+        return perceive_clips(clips, source, FeatureCache(data.cache), told)
+    except MediaError as error:
+        cure = "`encode` the manifest, and training leaves out what that cannot read"
+        raise MediaError(f"{error}; or {cure}") from None
