@@ -31,7 +31,7 @@ from affectgpt_r1.emotion.significance import (
     ew_statistic,
     mean_of,
 )
-from affectgpt_r1.evaluation.answers import words_by_id
+from affectgpt_r1.files import own_rows
 
 #: Further evaluations: the folder, which phase's model, and how it is asked.
 EVALUATIONS = {
@@ -76,7 +76,7 @@ def run_seed(folder: Path, data: Path, seed: int) -> None:
         )
     for name, (phase, options) in EVALUATIONS.items():
         target = folder / "evaluation" / name
-        if not (target / "predictions.jsonl").is_file():
+        if not (target / "evaluation.json").is_file():
             command = [sys.executable, "-m", "affectgpt_r1.cli", "evaluate", str(folder / phase)]
             command += [str(data / "test.jsonl"), "--cache", str(data / "features")]
             command += ["--out", str(target), *options]
@@ -93,10 +93,9 @@ def summarise(out: Path, data: Path, seeds: Sequence[int]) -> dict[str, object]:
 
     def answers(name: str) -> list[list[tuple[str, ...]]]:
         found = [
-            words_by_id(out / f"seed-{seed}/evaluation" / name / "predictions.jsonl")
-            for seed in seeds
+            own_rows(out / f"seed-{seed}/evaluation" / name / "predictions.jsonl") for seed in seeds
         ]
-        return [[words[clip.id] for clip in clips] for words in found]
+        return [[tuple(row["words"]) for row in rows] for rows in found]
 
     def system(runs: Sequence[Sequence[tuple[str, ...]]]) -> Statistic:
         return mean_of([ew_statistic(list(zip(labels, run, strict=True)), lexicon) for run in runs])

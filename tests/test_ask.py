@@ -17,7 +17,7 @@ import pytest
 
 from affectgpt_r1.asking import Server
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import ask_sentiments, ask_words
+from affectgpt_r1.evaluation.prose import ask_sentiments, ask_words
 from test_cli import answer
 
 

@@ -132,7 +132,8 @@ def test_evaluation_writes_predictions_scores_and_a_report(job: Path, tmp_path: 
         "--without",
         "face",
     )
-    assert result["over_baseline"] is not None
+    (other,) = json.loads((tmp_path / "b/evaluation.json").read_text())["compared"]
+    assert other["n_paired"] == result["clips"]
     assert "without:face" in (tmp_path / "b/predictions.jsonl").read_text()
     page = checked((tmp_path / "b/report.html").read_text())
     for part in ("scores", "comparison", "training", "wheels", "words", "clips"):
@@ -408,7 +409,7 @@ def test_a_set_of_the_benchmark_is_evaluated_by_its_own_metric(job: Path, tmp_pa
         same = HEADLINES[rule.metric], "n", "constant", "words_per_answer", "signature"
         assert [scored.get(key) for key in same] == [one.get(key) for key in same]
         assert one.get("groups", 3) == 3  # takes of one line, which predictions do not tell
-        gap = other["over_baseline"] if metric == "ew" else other["compared"][0]["difference"]
+        gap = other["compared"][0]["difference"]
         assert (gap["value"], gap["low"], gap["high"]) == (0, 0, 0)
     assert found == {
         "meld": ("hit", False),
@@ -421,10 +422,12 @@ def test_a_set_of_the_benchmark_is_evaluated_by_its_own_metric(job: Path, tmp_pa
 def test_labels_of_another_metric_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     write_manifest(words := tmp_path / "w.jsonl", [Clip("a", labels=("happy", "proud"))])
     write_manifest(signs := tmp_path / "s.jsonl", [Clip("a", labels=("sad",), valence=-1.0)])
+    write_manifest(odd := tmp_path / "o.jsonl", [Clip("a", labels=("qwertyuiop",))])
     two = [Clip("a", labels=("happy", "proud"), dataset="meld")]
     write_manifest(meld := tmp_path / "m.jsonl", two)
     for manifest, options, told in (
         (signs, {}, "--metric ew needs labels that are emotion words"),
+        (odd, {}, "no label can be scored by ew"),
         (words, {"metric": "sentiment"}, "needs labels that are numbers"),
         (words, {"metric": "hit"}, "hit needs one emotion a sample"),
         (meld, {}, "hit needs one emotion a sample"),

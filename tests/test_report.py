@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import Kept, read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.answers import Kept, read_answers
 from affectgpt_r1.evaluation.report import write_report
-from affectgpt_r1.evaluation.scoring import Rule, keep
+from affectgpt_r1.evaluation.scoring import Rule, keep, score_row
 
 LEXICON = Lexicon.load("builtin")
 LABELS = [["happy", "proud"], ["sad"], ["angry", "hurt"], ["afraid"], ["calm", "loving"]]
@@ -105,14 +104,16 @@ def reported(
     folder: Path,
     rows: Iterable[Mapping[str, Any]],
     clips: Iterable[Clip] = (),
-    before: Mapping[str, Sequence[str]] | None = None,
+    before: Path | None = None,
     level: int = 1,
 ) -> tuple[Page, str]:
     answers = folder / "answers.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    kept = keep(read_answers(answers), Rule(), "the answers")
-    result = evaluate_words(kept, LEXICON, (level,), baseline=before)
-    write_report(folder / "report.html", LEXICON, kept, result, clips, before, level=level)
+    rule = Rule(levels=(level,))
+    kept = keep(read_answers(answers), rule, "the answers")
+    others = {str(before): keep(read_answers(before), rule, str(before))} if before else {}
+    result = score_row(kept, rule, LEXICON, others)
+    write_report(folder / "report.html", LEXICON, kept, result, clips, others, level=level)
     html = (folder / "report.html").read_text()
     return checked(html), html
 
@@ -187,7 +188,7 @@ def test_the_baseline_is_compared_and_what_changed_most_is_shown(tmp_path: Path)
     answers = [["sad"], ["sad"], ["angry"], ["happy"], ["calm"]]
     before.write_text("".join(json.dumps(row) + "\n" for row in rows_of(answers)))
     after = [["happy", "proud"], ["happy"], ["angry"], ["afraid"], ["calm"]]
-    page, html = reported(tmp_path, rows_of(after), before=words_by_id(before))
+    page, html = reported(tmp_path, rows_of(after), before=before)
     assert "p = 0." in page.text
     assert "better on 2 clips, equal on 2, worse on 1" in page.text
     gains = html[html.index("Largest gains") : html.index("Largest losses")]
@@ -275,9 +276,9 @@ def test_what_cannot_be_scored_is_not_shown_as_zero(tmp_path: Path) -> None:
 
 
 def test_one_group_has_no_interval(tmp_path: Path) -> None:
-    page, html = reported(
-        tmp_path, rows_of(LABELS, group="g"), before=dict.fromkeys("01234", ("sad",))
-    )
+    before = tmp_path / "before.jsonl"
+    before.write_text("".join(json.dumps(row) + "\n" for row in rows_of([["sad"]] * 5)))
+    page, html = reported(tmp_path, rows_of(LABELS, group="g"), before=before)
     assert "unknown: one group" in page.text
     assert "p =" not in page.text
     assert not re.search(r"\bnan\b", html)

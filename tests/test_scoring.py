@@ -16,6 +16,7 @@ from affectgpt_r1.emotion.score import score_corpus
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
 from affectgpt_r1.evaluation.answers import Kept, read_answers
+from affectgpt_r1.evaluation.prose import read_predictions
 from affectgpt_r1.evaluation.render import Format, render
 from affectgpt_r1.evaluation.scoring import Metric, Rule, compare, keep, score_row
 from test_cli import answer, complaint, run
@@ -179,10 +180,10 @@ def test_labels_of_the_wrong_kind_are_refused(
 def test_prose_is_replaced_by_its_words(tmp_path: Path) -> None:
     text = 'She says "I am so happy". We can infer that she is not pleased but annoyed.'
     path = write(tmp_path / "p.jsonl", {**HAPPY, "prediction": text}, {**SAD, "prediction": None})
-    rows = scoring.read_predictions(read_answers(path), Rule(extractor="lexical"), BUILTIN)
+    rows = read_predictions(read_answers(path), Rule(extractor="lexical"), BUILTIN)
     assert [row.prediction for row in rows] == [extract_words(text, BUILTIN), None]
     assert rows[0].prediction == ("annoyed",)
-    assert scoring.read_predictions(rows, Rule(), BUILTIN) == rows
+    assert read_predictions(rows, Rule(), BUILTIN) == rows
     row = answer("score", path, "--extractor", "lexical")
     assert row["f"] == 0.0
     assert row["skipped"] == {"no prediction": 1}

@@ -125,6 +125,13 @@ def test_the_best_of_each_set_is_never_below_the_fixed(
             assert row.best in [r.fixed for r in scored(part).rows if r.title == row.title]
 
 
+def test_a_checkpoint_that_answered_less_is_never_the_best() -> None:
+    rows = [row_of("meld", i, SAID[0], "step-2") for i in range(4)]
+    rows.append(row_of("meld", 0, SAID[0], "step-1"))  # right, on one sample of four
+    (row,) = (row for row in scored(rows).rows if row.n)
+    assert (row.fixed, row.best, row.best_checkpoint, row.n) == (0.5, 0.5, "step-2", 4)
+
+
 def test_the_fixed_checkpoint_is_the_last_as_people_count(tmp_path: Path) -> None:
     row = {"id": 1, "label": "sad", "words": ["sad"], "dataset": "meld"}
     files = [write(tmp_path / f"step-{n}.jsonl", row) for n in (10, 9, 100, 2)]

@@ -20,8 +20,8 @@ from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import AnswerRow, words_by_id
-from affectgpt_r1.evaluation.render import json_row, render
+from affectgpt_r1.evaluation.answers import AnswerRow, Kept, read_answers
+from affectgpt_r1.evaluation.render import render
 from affectgpt_r1.files import make_folder, own_rows, write_whole, writing
 from affectgpt_r1.serve.limits import LOCAL, Limits
 
@@ -310,36 +310,34 @@ def evaluate(
         level: Ring of the wheels [default: 1].
         workers: Processes that read clips.
     """
-    from affectgpt_r1.evaluation.evaluate import evaluate_words
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.evaluation.unibench import metric_of
 
     table, clips = Lexicon.load(lexicon, folder=lexicon_folder), read_labelled(manifest)
     rule = scoring.rule_of(None, metric or metric_of(clips), lexicon, level, None)
-    rows = [AnswerRow(clip.id, clip.truth, (), clip.group or clip.id) for clip in clips]
-    scoring.keep(rows, rule, str(manifest))  # labels of another metric are told before the work
-    before = words_by_id(baseline) if baseline else None
+    truths = [AnswerRow(clip.id, clip.truth, (), clip.id) for clip in clips]
+    # Labels of another metric or lexicon are told before the work.
+    if not scoring.can_be_scored(scoring.keep(truths, rule, str(manifest)), rule, table):
+        raise InputError(f"{manifest}: no label can be scored by {rule.metric} and this lexicon")
+
+    def read(path: Path) -> Kept:
+        return scoring.keep(read_answers(path, clips), rule, str(path))
+
+    before = {str(baseline): read(baseline)} if baseline else {}
     if out:
         make_folder(out)
     with TemporaryDirectory() as scratch:
         lines = (out or Path(scratch)) / "predictions.jsonl"
         how = {"without": without or (), **asdict(reply)}
         _predict_into(lines, model, clips, cache, workers, **how)
-        said = own_rows(lines)
-    rows = [replace(r, prediction=s["words"], given=s) for r, s in zip(rows, said, strict=True)]
-    kept = scoring.keep(rows, rule, str(manifest))
-    ew = evaluate_words(kept, table, rule.levels, baseline=before) if rule.metric == "ew" else None
-    scores = json_row(ew) if ew else scoring.score_row(kept, rule, table)
-    if before is not None and not ew:
-        theirs = [replace(row, prediction=before.get(row.id)) for row in rows]
-        other = {str(baseline): scoring.keep(theirs, rule, str(baseline))}
-        scores["compared"] = scoring.compare(kept, other, rule, table)
+        kept = read(lines)
+    scores = scoring.score_row(kept, rule, table, before)
     if out:
         with writing(out):
             write_whole(out / "evaluation.json", json.dumps(scores, indent=1))
-        if ew:
+        if rule.metric == "ew":
             page = out / "report.html"
-            write_report(page, table, kept, ew, clips, before, level=rule.levels[0], run=model)
+            write_report(page, table, kept, scores, clips, before, level=rule.levels[0], run=model)
     console.people.out(render(scores, "text"), highlight=False)
     return scores
 

@@ -15,8 +15,8 @@ from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon, authors_folder
 from affectgpt_r1.errors import InputError, LexiconError, ProblemsError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import Kept, read_answers, words_by_id
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.answers import Kept, read_answers
+from affectgpt_r1.evaluation.prose import read_predictions
 from affectgpt_r1.evaluation.render import render, table_of
 
 lexicon = App(name="lexicon", help="Which word counts as what, and why.")
@@ -69,14 +69,12 @@ def score(
     def read(path: Path) -> Kept:
         rows = read_answers(path, clips, group=group)
         with bars() as bar:
-            rows = scoring.read_predictions(rows, rule, table, bar("asking"))
+            rows = read_predictions(rows, rule, table, bar("asking"))
         return scoring.keep(rows, rule, str(path))
 
     kept = read(predictions)
-    row = scoring.score_row(kept, rule, table)
-    if compare:
-        others = {str(path): read(path) for path in compare}
-        row["compared"] = scoring.compare(kept, others, rule, table)
+    others = {str(path): read(path) for path in compare or ()}
+    row = scoring.score_row(kept, rule, table, others)
     if per_sample:
         scoring.write_samples(per_sample, kept, rule, table)
     return render(row, form)
@@ -110,10 +108,14 @@ def report(
     if run and (labels or baseline):
         raise InputError("--labels and --baseline are for predictions, and a run folder has none")
     clips = read_manifest(labels) if labels else ()
-    rows = [] if run else read_answers(source, clips)
-    kept = scoring.keep(rows, scoring.Rule(), str(source))
-    before = words_by_id(baseline) if baseline else None
-    result = evaluate_words(kept, table, (level,), baseline=before) if rows else None
+    rule = scoring.Rule(lexicon=lexicon, levels=(level,))
+
+    def read(path: Path) -> Kept:
+        return scoring.keep(read_answers(path, clips), rule, str(path))
+
+    kept = Kept((), ()) if run else read(source)
+    before = {str(baseline): read(baseline)} if baseline else {}
+    result = None if run else scoring.score_row(kept, rule, table, before)
     write_report(out, table, kept, result, clips, before, level=level, run=run)
     return {"report": out}
 

@@ -145,18 +145,13 @@ def wheel_means(found: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     counts = weights @ kept  # (..., 5)
     sums = np.tensordot(weights, np.where(kept[..., None], found, 0.0), axes=1)  # (..., 5, 2)
     means = sums / np.where(counts > 0, counts, 1.0)[..., None]
-    total = means.sum(axis=-1)
-    f = 2 * means.prod(axis=-1) / np.where(total > 0, total, 1.0)
-    return np.concatenate([f[..., None], means], axis=-1)
+    return np.concatenate([f1(means)[..., None], means], axis=-1)
 
 
-def sample_wheels(
-    labels: Sequence[str], words: Sequence[str], lexicon: Lexicon, level: int = 1
-) -> tuple[float | None, ...]:
-    """One answer's F1 on each wheel, None where the wheel knows no label."""
-    codes = lexicon.codes[level - 1]
-    true, said = _union(labels, codes), _union(words, codes)
-    return tuple(_wheel_f(true & bits, said & bits) if true & bits else None for bits in _WHEELS)
+def f1(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """2PR / (P + R) of precisions and recalls (..., 2): (...); 0 where both are 0, NaN of NaN."""
+    total = np.where(found.any(axis=-1), found.sum(axis=-1), 1.0)
+    return np.asarray(2 * found.prod(axis=-1) / total)
 
 
 def sample_f(
@@ -169,7 +164,7 @@ def sample_f(
     if not common:
         return 0.0
     total = 0.0
-    for bits in _WHEELS:  # `_wheel_f` written out: this is what a rollout calls most
+    for bits in _WHEELS:  # `f1` written out: this is what a rollout calls most
         if hits := (common & bits).bit_count():
             total += 2 * hits / ((true & bits).bit_count() + (said & bits).bit_count())
     return total / WHEELS
@@ -197,11 +192,6 @@ def _union(words: Sequence[str], codes: Mapping[str, int]) -> int:
     for word in words:
         union |= get(word, 0)
     return union
-
-
-def _wheel_f(true: int, said: int) -> float:
-    """F1 of two sets of classes: 2PR / (P + R) with P = hits / said and R = hits / true."""
-    return 2 * (true & said).bit_count() / (true.bit_count() + said.bit_count())
 
 
 def score_sample(

@@ -31,7 +31,7 @@ class SentimentScore:
     skipped: Mapping[str, int]
 
 
-def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) -> SentimentScore:
+def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str]) -> SentimentScore:
     """Score sentiments against signed labels.
 
     Args:
@@ -42,20 +42,22 @@ def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) 
     >>> sentiment_scores([1.2, -0.4, 0.0], ["positive", "neutral", "positive"]).accuracy
     1.0
     """
-    zero = sum(label == 0 for label in labels)
-    pairs = [
-        (label > 0, sentiment == "positive")
-        for label, sentiment in zip(labels, sentiments, strict=True)
-        if label != 0 and sentiment is not None
-    ]
-    n = len(pairs)
-    true, said = np.array(pairs, dtype=bool).reshape(n, 2).T
+    _, true, said = signs(labels, sentiments)
+    n = len(true)
     return SentimentScore(
         waf=float(weighted_f1(true, said, np.ones(n))),
         accuracy=float((true == said).sum()) / max(n, 1),
         n=n,
-        skipped=reasons({"the label is 0": zero, "no sentiment": len(labels) - zero - n}),
+        skipped=reasons({"the label is 0": len(labels) - n}),
     )
+
+
+def signs(labels: Sequence[float], sentiments: Sequence[str]) -> tuple[NDArray[np.bool_], ...]:
+    """Which samples are scored, (N,), and of those which are positive and were said to be."""
+    signed = np.asarray(labels, dtype=np.float64)
+    scored = signed != 0
+    said = np.array([sentiment == "positive" for sentiment in sentiments], dtype=bool)
+    return scored, signed[scored] > 0, said[scored]
 
 
 def weighted_f1(

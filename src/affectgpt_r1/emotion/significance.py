@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from affectgpt_r1.emotion.lexicon import WHEELS, Lexicon
 from affectgpt_r1.emotion.score import Pair, statistics, wheel_means
-from affectgpt_r1.emotion.sentiment import weighted_f1
+from affectgpt_r1.emotion.sentiment import signs, weighted_f1
 
 #: A corpus score as a function of how often each sample counts: weights (R, N) to values (R,).
 Statistic: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -96,10 +96,7 @@ def _over_wheels(found: NDArray[np.float64], figure: int) -> Statistic:
 
 def waf_statistic(labels: Sequence[float], sentiments: Sequence[str]) -> Statistic:
     """Weighted F1 of sentiments; samples whose label is 0 count nothing."""
-    signed = np.asarray(labels, dtype=np.float64)
-    scored = signed != 0
-    true = signed[scored] > 0
-    said = np.array([sentiment == "positive" for sentiment in sentiments])[scored]
+    scored, true, said = signs(labels, sentiments)
     return lambda weights: weighted_f1(true, said, weights[..., scored])
 
 

@@ -2,39 +2,22 @@
 
 A row names its sample (`id` or `name`) and gives `prediction` (a text or a list), `words`, or
 `completion` (read by `dialogue.parse_completion`); null is an answer that could not be obtained.
-Where an answer is prose, a model behind an OpenAI-compatible server can be asked for its words or
-its sentiment; what it does not tell is null too, never an empty list. What is scored how, this
-module does not know.
+What is scored how, this module does not know.
 """
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from affectgpt_r1.asking import Server, ask_all
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import parse_completion
-from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.score import Answer, Pair
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.files import Source, read_rows
-from affectgpt_r1.progress import Progress
 
-_WORDS = (
-    "Below is a description of a person in a video. List the words for the person's emotional "
-    "states that the description supports, separated by commas. Leave out emotions that it denies "
-    "or that other people have. If it supports none, answer: none. Give the list and nothing "
-    "else.\n\nDescription: "
-)
-_SENTIMENT = (
-    "Below are emotion words, or a description, of a person in a video. Is the person's sentiment "
-    "positive, negative or neutral? Answer with one of these three words and nothing else.\n\n"
-    "Words or description: "
-)
 _ANSWERS = ("words", "prediction", "completion")
 _log = logging.getLogger(__name__)
 
@@ -101,7 +84,7 @@ class Kept:
 
 
 def read_answers(
-    path: Source, clips: Iterable[Clip] = (), *, group: str = "group", need_labels: bool = True
+    path: Source, clips: Iterable[Clip] = (), *, group: str = "group"
 ) -> list[AnswerRow]:
     """Read a file of answers; labels stand in it or are those of clips.
 
@@ -109,7 +92,6 @@ def read_answers(
         path: JSON Lines; `-` reads standard input; bytes: what was sent.
         clips: of a manifest, labelled; each must have an answer.
         group: the column (or the clips') that names a sample's group.
-        need_labels: whether a row without labels is at fault.
 
     Raises:
         MissingFileError: there is no such file.
@@ -133,7 +115,7 @@ def read_answers(
         first = lines.setdefault((found.id, found.dataset, found.checkpoint), line)
         if first != line:
             raise ValueError(f"id {found.id!r} stands on line {first} already")
-        if need_labels and found.labels is None:
+        if found.labels is None:
             raise ValueError(f"{found.id!r} has no labels: add `labels` or --labels MANIFEST")
         return found
 
@@ -150,53 +132,6 @@ def read_answers(
             f"manifest (first: {lacking[0]!r}): a score over the rest would be another's"
         )
     return rows
-
-
-def words_by_id(path: Path) -> dict[str, tuple[str, ...]]:
-    """Words by id from a file of predictions; without those that could not be obtained.
-
-    Raises:
-        MissingFileError, ProblemsError: as `read_answers`.
-    """
-    rows = read_answers(path, need_labels=False)
-    return {
-        row.id: tuple(dict.fromkeys(parse_labels(row.prediction)))
-        for row in rows
-        if row.prediction is not None
-    }
-
-
-def ask_words(
-    texts: Sequence[str | None], server: Server, cache: Path, progress: Progress | None = None
-) -> list[tuple[str, ...] | None]:
-    """The emotion words of texts, as the server's model reads them.
-
-    Args:
-        texts: prose; None stays None.
-        server, cache, progress: as in `ask_all`.
-
-    Returns:
-        For each text its words; empty where the model finds none; None where it could not be
-        asked.
-
-    Raises:
-        InputError: as `ask_all`.
-    """
-    replies = _ask(_WORDS, texts, server, cache, progress)
-    return [None if reply is None else _words_in(reply) for reply in replies]
-
-
-def ask_sentiments(
-    texts: Sequence[str | None], server: Server, cache: Path, progress: Progress | None = None
-) -> list[str | None]:
-    """The sentiment of texts, as the server's model judges; arguments as in `ask_words`.
-
-    Returns:
-        For each text positive, negative or neutral: any other reply is neutral, as published
-        (METRIC.md, "Sentiment"). None where it could not be asked.
-    """
-    replies = _ask(_SENTIMENT, texts, server, cache, progress)
-    return [None if reply is None else _sentiment_in(reply) for reply in replies]
 
 
 def _row(row: Mapping[str, Any], group: str, must_have_group: bool) -> AnswerRow:
@@ -246,26 +181,3 @@ def is_texts(value: object) -> TypeGuard[list[str]]:
 def _is_number(value: Any) -> bool:
     """Whether it is a number that a float can hold."""
     return type(value) in (int, float) and bool(abs(value) <= sys.float_info.max)
-
-
-def _ask(
-    instruction: str,
-    texts: Sequence[str | None],
-    server: Server,
-    cache: Path,
-    progress: Progress | None,
-) -> list[str | None]:
-    prompts = [None if text is None else instruction + text for text in texts]
-    questions = {prompt: partial(str, prompt) for prompt in prompts if prompt is not None}
-    replies = ask_all(questions, server, cache, progress=progress)
-    return [None if prompt is None else replies[prompt] for prompt in prompts]
-
-
-def _words_in(reply: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(parse_labels(reply)))
-    return () if words == ("none",) else words
-
-
-def _sentiment_in(reply: str) -> str:
-    said = parse_labels(reply)
-    return said[0] if said in (["positive"], ["negative"]) else "neutral"

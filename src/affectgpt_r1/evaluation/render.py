@@ -52,15 +52,15 @@ def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             what, score = value.values()
             words = what if isinstance(what, str) else ", ".join(what)
             yield f"best constant answer ({words})", _number(score), ""
-        elif name in ("over_constant", "over_baseline") and value:
+        elif name == "over_constant":
             yield title, _number(value["value"]), _bounds(value)
         elif name == "skipped":
             yield from ((f"left out: {reason}", str(count), "") for reason, count in value.items())
         elif name == "compared":
             for other in value:
-                gap, p = other["difference"], _number(other["p_holm"])
-                gap_note = f"{_bounds(gap)} p (Holm) {p}"
-                yield f"minus {other['system']}", _number(gap["value"]), gap_note
+                gap, p = other["difference"], other["p_holm"]
+                corrected = "" if p is None else f" p (Holm) {_number(p)}"  # within one group
+                yield f"minus {other['system']}", _number(gap["value"]), _bounds(gap) + corrected
         elif isinstance(value, int | float):
             yield title, _number(value), ""
 

@@ -21,7 +21,6 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import Pair, sample_f
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
 from affectgpt_r1.evaluation.answers import AnswerRow, Kept, is_texts
-from affectgpt_r1.evaluation.evaluate import Evaluation
 from affectgpt_r1.files import own_rows, write_whole, writing
 
 
@@ -29,9 +28,9 @@ def write_report(
     path: Path,
     lexicon: Lexicon,
     kept: Kept,
-    result: Evaluation | None,
+    result: Mapping[str, Any] | None,
     clips: Iterable[Clip] = (),
-    before: Mapping[str, Sequence[str]] | None = None,
+    before: Mapping[str, Kept] | None = None,
     *,
     level: int = 1,
     run: Path | None = None,
@@ -45,7 +44,7 @@ def write_report(
         result: their evaluation, where there are any.
         clips: those that were answered, as far as more is known of them than the answers tell. Of
             those that are shown, the media are read.
-        before: the baseline's words by id, with which they were evaluated.
+        before: the baseline's answers, by its name, with which they were compared.
         level: ring of the wheels.
         run: a run folder, whose curves are drawn.
 
@@ -56,8 +55,13 @@ def write_report(
     if result is None and not curves:
         raise InputError(f"{run} has no metrics.jsonl: name a run folder or a predictions file")
     known = {clip.id: clip for clip in clips}
+    old = {
+        row.id: words
+        for other in (before or {}).values()
+        for row, (_, words) in zip(other.rows, other.pairs, strict=True)
+    }
     cards = [
-        _card(row, pair, known.get(row.id) or Clip(row.id), before, lexicon, level)
+        _card(row, pair, known.get(row.id) or Clip(row.id), old.get(row.id), lexicon, level)
         for row, pair in zip(kept.rows, kept.pairs, strict=True)
     ]
     page = environment(lexicon).get_template("report.html")
@@ -86,7 +90,7 @@ def _card(
     row: AnswerRow,
     pair: Pair,
     clip: Clip,
-    before: Mapping[str, Sequence[str]] | None,
+    old: Sequence[str] | None,
     lexicon: Lexicon,
     level: int,
 ) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _card(
         row: the answer; what else its file's row holds may be of any kind.
         pair: the labels and the answer's words.
         clip: what is known of it besides its labels.
-        before: the baseline's words by id.
+        old: the baseline's words.
         lexicon, level: what scores.
 
     Returns:
@@ -105,7 +109,6 @@ def _card(
         baseline's, None where nothing can be said; texts of the row, "" or [] where it has none.
     """
     (labels, words), given = pair, row.given
-    old = None if before is None else before[row.id]
     judgeable = any(map(lexicon.counts, labels))
 
     def score(words: Sequence[str]) -> float | None:

@@ -9,23 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
-from platformdirs import user_cache_path
+import numpy as np
 
-from affectgpt_r1.asking import Server
 from affectgpt_r1.emotion import score, significance
-from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.sentiment import sentiment_of, sentiment_scores
 from affectgpt_r1.emotion.significance import Statistic, bootstrap
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.evaluation.answers import AnswerRow, Kept, ask_sentiments, ask_words, read_answers
-from affectgpt_r1.evaluation.evaluate import evaluate_words
+from affectgpt_r1.evaluation.answers import AnswerRow, Kept, read_answers
 from affectgpt_r1.evaluation.render import json_row
 from affectgpt_r1.files import write_rows, writing
-from affectgpt_r1.progress import Progress
 
 Metric = Literal["ew", "hit", "sentiment"]
 PresetName = Literal["mer2025-track2", "mer2026-track2", "ovmerd-plus", "builtin"]
@@ -46,7 +43,7 @@ class Rule:
         levels: rings of the wheels; the score is the mean over them.
         parser: reads labels and answers.
         extractor: what takes words out of prose: none, lexical (`emotion.extract`) or openai
-            (`answers.ask_words`).
+            (`prose.ask_words`).
         sentiments: given (the file's, and the lexicon's polarity where it has none), lexicon
             (polarity alone) or openai.
         server, model: of openai.
@@ -94,43 +91,6 @@ def rule_of(
     return chosen
 
 
-def read_predictions(
-    rows: Sequence[AnswerRow], rule: Rule, lexicon: Lexicon, progress: Progress | None = None
-) -> list[AnswerRow]:
-    """Rows with the words, and for the sentiment metric the sentiments, that a rule finds.
-
-    Raises:
-        InputError: the server or its model is not named.
-    """
-    if rule.metric != "sentiment" and rule.sentiments != "given":
-        raise InputError(f"--sentiments {rule.sentiments} is for --metric sentiment alone")
-    asks = "openai" in (rule.extractor, rule.sentiments)
-    if not asks and (rule.server or rule.model):
-        raise InputError("--server and --server-model are for openai: name what it shall do")
-    if asks and not (rule.server and rule.model):
-        raise InputError("openai needs --server URL and --server-model NAME")
-    if (rule.extractor, rule.sentiments) == ("none", "given"):
-        return list(rows)
-    server = Server(rule.server or "", rule.model or "")
-    cache = user_cache_path("affectgpt-r1") / "asked"
-    texts = [row.text for row in rows]
-    found: Sequence[score.Answer] = [row.prediction for row in rows]
-    if rule.extractor == "lexical":
-        found = [None if text is None else extract_words(text, lexicon) for text in texts]
-    elif rule.extractor == "openai":
-        found = ask_words(texts, server, cache, progress)
-    sentiments: Sequence[str | None] = [row.sentiment for row in rows]
-    if rule.sentiments == "openai":
-        sentiments = ask_sentiments(texts, server, cache, progress)
-        found = [None if s is None else words for s, words in zip(sentiments, found, strict=True)]
-    elif rule.sentiments == "lexicon":
-        sentiments = [None] * len(rows)
-    return [
-        replace(row, prediction=words, sentiment=sentiment, prose=None)
-        for row, words, sentiment in zip(rows, found, sentiments, strict=True)
-    ]
-
-
 def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     """Parse rows for a metric.
 
@@ -171,16 +131,25 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     return Kept(tuple(given), tuple(pairs), len(rows) - len(given))
 
 
-def score_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    """The score of one system, with all that should stand beside it, as a JSON object."""
+def score_row(
+    kept: Kept, rule: Rule, lexicon: Lexicon, others: Mapping[str, Kept] | None = None
+) -> dict[str, Any]:
+    """The score of one system, with all that should stand beside it, as a JSON object.
+
+    `others`, by name, are compared with it (`compare`).
+    """
     if not kept.rows:
         raise InputError("none of the predictions could be obtained: there is nothing to score")
     if not can_be_scored(kept, rule, lexicon):
         raise InputError("no label can be scored by this metric and lexicon: there is no score")
     row_of = {"ew": _ew_row, "hit": _hit_row, "sentiment": _sentiment_row}[rule.metric]
-    row = row_of(kept, rule, lexicon)
+    found, headline = row_of(kept, rule, lexicon), HEADLINES[rule.metric]
+    interval = bootstrap(statistic_of(kept, rule, lexicon), kept.groups)
+    row = {headline: found[headline], "interval": json_row(interval)} | found
     row["skipped"] |= score.reasons({"no prediction": kept.failed})
     row["signature"] = cited(kept, rule, lexicon)
+    if others:
+        row["compared"] = compare(kept, others, rule, lexicon)
     return row
 
 
@@ -220,22 +189,41 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
 
 
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    row = json_row(evaluate_words(kept, lexicon, rule.levels, parser=rule.parser))
-    del row["baseline"], row["over_baseline"]
-    return row
+    """F at a ring, or its mean over both; the ceiling is F of the labels themselves."""
+    labels, words = zip(*kept.pairs, strict=True)
+    rings = [
+        score.score_corpus(labels, words, lexicon, level, rule.parser) for level in rule.levels
+    ]
+    first, *_ = rows = [json_row(ring) for ring in rings]
+    figures = ("f", "precision", "recall")
+    best, f = score.best_constant(labels, lexicon, rule.levels)
+
+    def f_of(answers: Sequence[Sequence[str]]) -> Statistic:
+        pairs = list(zip(labels, answers, strict=True))
+        return significance.ew_statistic(pairs, lexicon, rule.levels)
+
+    over = significance.difference(f_of(words), f_of([best] * len(words)))
+    return {
+        **{name: fmean(row[name] for row in rows) for name in figures},
+        "by_level": [{name: row[name] for name in (*figures, "wheels")} for row in rows],
+        "constant": {"words": list(best), "f": f},
+        "over_constant": json_row(bootstrap(over, kept.groups)),
+        "ceiling": float(f_of(labels)(np.ones(len(labels)))),
+        # What follows is the same at both rings.
+        **{name: first[name] for name in ("coverage", "label_coverage", "words_per_answer")},
+        "distinct_answers": len({frozenset(answer) for answer in words}),
+        "clips": len(words),
+        "groups": len(set(kept.groups)),
+        "n": first["n"],
+        "skipped": first["skipped"],
+    }
 
 
 def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     labels, said = zip(*kept.pairs, strict=True)
     found = score.hit_rate(labels, said, lexicon, rule.parser)
     words, hit = score.best_constant(labels, lexicon, metric="hit")
-    return {
-        "hit": found.hit,
-        "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
-        "wheels": found.wheels,
-        "constant": {"words": list(words), "hit": hit},
-        **json_row(found),
-    }
+    return {"constant": {"words": list(words), "hit": hit}, **json_row(found)}
 
 
 def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
@@ -245,9 +233,6 @@ def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     best, sign = max((sentiment_scores(labels, [s] * len(labels)).waf, s) for s in signs)
     given = [row.sentiment for row in kept.rows]
     return {
-        "waf": found.waf,
-        "interval": json_row(bootstrap(statistic_of(kept, rule, lexicon), kept.groups)),
-        "accuracy": found.accuracy,
         "constant": {"sentiment": sign, "waf": best},
         **json_row(found),
         "sentiments_given": len(given) - given.count(None),
@@ -328,17 +313,19 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
     """What each sample contributes: JSON Lines, whole or not at all."""
     samples = []
     sentiments = _sentiments(kept, lexicon) if rule.metric == "sentiment" else None
-    for i, (row, (labels, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
-        pair = labels, words, lexicon
+    levels = rule.levels if rule.metric == "ew" else (1,)
+    found = [score.f1(score.statistics(kept.pairs, lexicon, level)) for level in levels]
+    # By ring, sample and wheel.
+    fs = [[[None if isnan(x) else x for x in wheels] for wheels in f.tolist()] for f in found]
+    for i, (row, (_, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
         sample: dict[str, object] = {"id": row.id, "labels": row.labels, "words": list(words)}
         if sentiments is not None:
             sample["sentiment"] = sentiments[i]
         elif rule.metric == "hit":
-            sample["hits"] = [None if f is None else f > 0 for f in score.sample_wheels(*pair)]
+            sample["hits"] = [None if f is None else f > 0 for f in fs[0][i]]
         else:
-            fs = [score.sample_f(*pair, level) for level in rule.levels]
-            sample["f"] = sum(fs) / len(fs)
-            sample["wheels"] = [score.sample_wheels(*pair, level) for level in rule.levels]
+            sample["wheels"] = [ring[i] for ring in fs]
+            sample["f"] = float(np.nan_to_num([ring[i] for ring in found]).mean())
         sample["unknown"] = [word for word in words if not lexicon.knows(word)]
         samples.append(sample)
     with writing(path):

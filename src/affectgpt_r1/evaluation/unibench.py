@@ -149,7 +149,9 @@ def bench(
             if scoring.can_be_scored(kept, of_set, lexicon):
                 row = scoring.score_row(kept, of_set, lexicon)
                 scores[name] = row[headline], len(kept.rows), row["signature"]
-        best = max(scores, key=lambda name: scores[name][0], default=None)
+        # A checkpoint that answered fewer samples than the fixed one is no rival of it.
+        rivals = [name for name in scores if scores[name][1] >= scores.get(fixed, (0, 0))[1]]
+        best = max(rivals, key=lambda name: scores[name][0], default=None)
         at_best = scores.get(best, (None, 0, None))
         # Without a fixed score, rows and signature are those of the best checkpoint.
         at_fixed = scores.get(fixed, (None, *at_best[1:]))
