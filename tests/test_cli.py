@@ -573,10 +573,11 @@ def test_the_doctor_names_what_there_is() -> None:
     assert str(found["self-test"]).startswith("passed in")
 
 
-def test_the_doctor_names_what_does_not_work(tmp_path: Path) -> None:
-    broken = tmp_path / "peft"
+@pytest.mark.parametrize("package", ["peft", "pebble"])
+def test_the_doctor_names_what_does_not_work(package: str, tmp_path: Path) -> None:
+    broken = tmp_path / package
     broken.mkdir()
-    (broken / "__init__.py").write_text("raise RuntimeError('built for another torch')\n")
+    (broken / "__init__.py").write_text("raise ImportError('built for another torch')\n")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "affectgpt_r1.cli", "doctor"],

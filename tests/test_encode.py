@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from affectgpt_r1.clips import Clip, read_manifest, write_manifest
-from affectgpt_r1.errors import MediaError
+from affectgpt_r1.errors import InputError, MediaError
 from affectgpt_r1.media import read_media, video
 from affectgpt_r1.media.audio import read_waveform
 from affectgpt_r1.media.container import MAX_DURATION_S
@@ -343,6 +343,14 @@ class BlindEncoder(GradientFaceEncoder):
 
     def encode(self, steps: NDArray[Any]) -> NDArray[np.float32]:
         return super().encode(steps) * np.float32(np.nan)
+
+
+def test_a_list_of_failures_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache/failures.jsonl").mkdir(parents=True)
+    (tmp_path / "a.mp4").write_bytes(b"no film")
+    clip = Clip("a", video=tmp_path / "a.mp4")
+    with pytest.raises(InputError, match="cannot be written"):
+        encode([clip], tmp_path / "cache")
 
 
 def test_copies_of_one_file_share_the_fate_of_their_batch(

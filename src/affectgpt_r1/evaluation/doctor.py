@@ -20,7 +20,7 @@ from affectgpt_r1.emotion.tables import FILES, verify
 
 #: Packages by the extra that brings them.
 _PACKAGES = {
-    "media": ("numpy", "av", "opencv-python-headless", "safetensors"),
+    "media": ("numpy", "av", "opencv-python-headless", "pebble", "pillow", "safetensors"),
     "train": ("torch", "transformers", "accelerate", "peft", "gguf"),
     "serve": ("fastapi", "uvicorn", "limits", "python-multipart"),
 }
@@ -75,12 +75,14 @@ def examine() -> Iterator[Finding]:
 
 def _self_test() -> Finding:
     """Seconds; in a process of its own, since what is broken may crash or hang."""
-    from affectgpt_r1.media.worker import Guard, guarded
-
+    mend = "make a fresh environment: pip install 'affectgpt-r1[train]'"
+    try:
+        from affectgpt_r1.media.worker import Guard, guarded
+    except ImportError as error:
+        return Finding("self-test", f"failed: {error}", mend)
     began_s = time.monotonic()
     ((_, score, fault),) = guarded(_trial, ["nano"], Guard(1, 60.0, 1 << 40))
     if score is None:
-        mend = "make a fresh environment: pip install 'affectgpt-r1[train]'"
         return Finding("self-test", f"failed: {fault}", mend)
     took = f"{time.monotonic() - began_s:.1f} s"
     return Finding("self-test", f"passed in {took}: a picture read, a model asked, and scored")

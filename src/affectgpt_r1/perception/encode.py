@@ -8,7 +8,6 @@ Manifest, media and cache lie where all machines find them under one path. Actor
 the cache, so one that is lost costs what it had in flight.
 """
 
-import os
 import random
 from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Literal
 
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.errors import InputError, MediaError, MissingFileError
-from affectgpt_r1.files import append_row, make_folder, own_rows, write_rows
+from affectgpt_r1.files import append_row, make_folder, own_rows, write_rows, writing
 from affectgpt_r1.media import ClipMedia, MediaFlag
 from affectgpt_r1.media.faces import write_faces
 from affectgpt_r1.media.worker import Guard, guarded
@@ -77,7 +76,7 @@ def encode_clips(
     make_folder(cache.folder)
     solved: set[str] = set()
     # An order of one's own: two processes on one manifest do not run after each other's clips.
-    wanted = random.Random(os.getpid()).sample(clips, len(clips))
+    wanted = random.SystemRandom().sample(clips, len(clips))
     fates: Counter[Fate] = Counter()
     mine: set[str] = set()  # keys that were put and are not packed yet
     waiting: list[tuple[Clip, str, ClipMedia]] = []
@@ -86,7 +85,8 @@ def encode_clips(
         fates["failed" if reason else fate] += 1
         if reason:
             row = {"id": clip.id, "media": _name(clip), "reason": reason}
-            append_row(cache.folder / "failures.jsonl", row)
+            with writing(cache.folder):
+                append_row(cache.folder / "failures.jsonl", row)
         else:
             solved.add(_name(clip))
 
@@ -245,7 +245,8 @@ def _strike(cache: FeatureCache, solved: set[str]) -> None:
     """Take what could be encoded after all off the cache's list."""
     if solved & (listed := _failures(cache)).keys():
         left = [row for name, row in listed.items() if name not in solved]
-        write_rows(cache.folder / "failures.jsonl", left)
+        with writing(cache.folder):
+            write_rows(cache.folder / "failures.jsonl", left)
 
 
 def _failures(cache: FeatureCache) -> dict[str, dict[str, Any]]:
