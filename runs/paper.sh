@@ -56,11 +56,6 @@ prepare() {
     affectgpt-r1 prepare "$name" "$folder" --out "$MANIFESTS/$name.jsonl" "$@"
 }
 
-# readable NAME: of a set's manifest the clips that could be encoded; training takes no others.
-readable() {
-  grep -vFf "$MANIFESTS/unreadable" "$MANIFESTS/$1.jsonl" >"$MANIFESTS/$1-readable.jsonl"
-}
-
 # train PHASE RECIPE [OPTION...]
 train() {
   if [ "$GPUS" -gt 1 ]; then
@@ -87,21 +82,16 @@ prepare chsimsv2 "$CHSIMSV2"
 prepare mercaptionplus "$MERCAPTIONPLUS" --exclude "$MANIFESTS/ovmerdplus.jsonl"
 prepare mer2025ov "$MER2025OV" --exclude "$MANIFESTS/ovmerdplus.jsonl"
 
-# 2. Features, each clip's once. Damaged media are listed with the reason in failures.jsonl; in
-#    training they are left out, in the tests they count as not answered.
+# 2. Features, each clip's once. Damaged media are listed with the reason in failures.jsonl; training
+#    leaves them out and counts them (data.max_unreadable), in the tests they are not answered.
 for name in mercaptionplus mer2025ov $TESTS; do
   affectgpt-r1 encode "$MANIFESTS/$name.jsonl" --profile "$PROFILE" --cache "$FEATURES" \
     --device "$DEVICE" --batch-clips 16 --workers "$WORKERS"
 done
-[ -f "$FEATURES/failures.jsonl" ] || : >"$FEATURES/failures.jsonl"
-sed -n 's/^{\("id": "[^"]*"\),.*/\1/p' "$FEATURES/failures.jsonl" | sort -u \
-  >"$MANIFESTS/unreadable"
-readable mercaptionplus
-readable mer2025ov
 
 # 3. Cold start: the description as thinking, the open labels as answer.
 train cold-start "$COLD_START" --set run.output="$OUT/cold-start" --set data.cache="$FEATURES" \
-  --set data.train="$MANIFESTS/mercaptionplus-readable.jsonl" \
+  --set data.train="$MANIFESTS/mercaptionplus.jsonl" \
   --set data.test="$MANIFESTS/ovmerdplus.jsonl"
 
 # 4. GRPO with accuracy and format as reward. The paper's other rewards and its length penalties
@@ -109,7 +99,7 @@ train cold-start "$COLD_START" --set run.output="$OUT/cold-start" --set data.cac
 train grpo "$GRPO" --set run.output="$OUT/grpo" --set data.cache="$FEATURES" \
   --set model="$OUT/cold-start" --set mode="$MODE" \
   --set lexicon.name="$LEXICON" --set lexicon.folder=null \
-  --set data.train="$MANIFESTS/mer2025ov-readable.jsonl" \
+  --set data.train="$MANIFESTS/mer2025ov.jsonl" \
   --set data.test="$MANIFESTS/ovmerdplus.jsonl"
 
 # 5. The nine test sets, before and after GRPO. Predictions lie in unfinished/ until a set is done,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def paper(tmp_path: Path, media: Path) -> Path:  # noqa: F811
     )
     for place in (both / "video/h.x.mp4", tmp_path / "datasets/meld-process/subvideo/n.x.mp4"):
         place.write_bytes(b"no film")
-    first, then = (["optimizer.batch_size=2", f"optimizer.max_steps={n}"] for n in (120, 2))
+    first, then = (
+        ["optimizer.batch_size=2", f"optimizer.max_steps={n}", "data.max_unreadable=0.4"]
+        for n in (120, 2)
+    )
     for stage, recipe in (
         ("cold-start", load_recipe("nano-cold-start", ColdStartRecipe, first)),
         ("grpo", load_recipe("nano-grpo", GrpoRecipe, then)),
@@ -90,11 +94,13 @@ def test_the_paper_runs_to_its_table_and_goes_on_where_it_was(paper: Path, sh: S
     assert done.returncode == 0, done.stderr
     out = paper / "out"
     # What is trained on: no clip of the test set, and none that cannot be read.
-    taken = {
-        name: [clip.id for clip in read_manifest(out / f"manifests/{name}-readable.jsonl")]
+    given = {
+        name: [clip.id for clip in read_manifest(out / f"manifests/{name}.jsonl")]
         for name in ("mercaptionplus", "mer2025ov")
     }
-    assert taken == {"mercaptionplus": ["f.x", "g.x"], "mer2025ov": ["a.x", "c.x"]}
+    assert given == {"mercaptionplus": ["f.x", "g.x", "h.x"], "mer2025ov": ["a.x", "c.x"]}
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"model"')]
+    assert [one["dropped"] for one in said] == [{"could not be read": 1}, {}]
     for stage, steps in (("cold-start", 120), ("grpo", 2)):
         metrics = own_rows(out / stage / "metrics.jsonl")
         assert [row["step"] for row in metrics] == list(range(1, steps + 1))
@@ -135,6 +141,5 @@ def test_the_paper_runs_to_its_table_and_goes_on_where_it_was(paper: Path, sh: S
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
     tables = {name for name in after if name.startswith(("unibench", "before-after", "report"))}
-    lists = {name for name in after if name.endswith(("-readable.jsonl", "/unreadable"))}
-    assert changed <= {"predictions/grpo/ovmerdplus.jsonl"} | tables | lists
+    assert changed <= {"predictions/grpo/ovmerdplus.jsonl"} | tables
     assert {name for name in changed if after[name][1] != before[name][1]} <= {"report.html"}
