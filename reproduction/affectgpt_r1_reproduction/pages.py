@@ -14,7 +14,7 @@ from affectgpt_r1.emotion.significance import Interval
 from affectgpt_r1.evaluation.render import table_of
 from affectgpt_r1.files import write_whole
 from affectgpt_r1_reproduction.pictures import picture
-from affectgpt_r1_reproduction.plan import CONSTANT, Claim, Figure, Table
+from affectgpt_r1_reproduction.plan import CONSTANT, Figure, Table
 from affectgpt_r1_reproduction.results import Found
 from affectgpt_r1_reproduction.verdicts import Ground, Judged
 
@@ -98,6 +98,7 @@ _HEADERS = (
 
 
 def _rows(table: Table, ground: Ground, found: Mapping[str, Found]) -> Iterator[list[str]]:
+    said = {name: one.said for name, one in found.items()}
     constant = ground.constant()
     always = {0: [constant] * len(ground.labels)}
     value = ground.interval("f", always)
@@ -109,9 +110,8 @@ def _rows(table: Table, ground: Ground, found: Mapping[str, Found]) -> Iterator[
             yield [name, paper, "not run"]
             continue
         f = ground.interval("f", one.said)
-        against = [Claim(says="", contrast={name: 1, table.baseline: -1})]
-        gap = ground.judge(against, {row: part.said for row, part in found.items()})
-        difference = gap[0].interval if gap and name != table.baseline else None
+        apart = name != table.baseline
+        difference = ground.difference(name, table.baseline, said) if apart else None
         figures: tuple[Figure, ...] = ("words", "coverage")
         yield [
             name,

@@ -77,6 +77,11 @@ class Ground:
             _over_seeds([self.figure(name, one) for one in said.values()]), self.groups
         )
 
+    def difference(self, one: str, other: str, said: Mapping[str, Said]) -> Interval | None:
+        """A setting's F minus another's, over the seeds that both have; None: there are none."""
+        seeds = self._contrasts(Claim(says="", contrast={one: 1, other: -1}), said)
+        return bootstrap(_over_seeds(seeds), self.groups) if seeds else None
+
     def judge(self, claims: Sequence[Claim], said: Mapping[str, Said]) -> list[Judged]:
         """Judge claims together; one whose settings have no seed in common is left out.
 

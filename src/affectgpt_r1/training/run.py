@@ -240,7 +240,7 @@ def _readable(manifest: Path, data: DataSettings) -> tuple[tuple[Clip, ...], int
             raise InputError(
                 f"{told}: mend them and `encode --retry`, or raise data.max_unreadable"
             )
-        logger.warning("%s: left out until `encode --retry` can", told)
+        logger.warning("%s and are left out: `encode --retry` tries them again", told)
     return tuple(clip for clip in clips if clip.id not in faults), len(clips)
 
 
