@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,11 +39,11 @@ from affectgpt_r1.training.run import train_grpo
 from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
 from tiny import (
-    ENCODERS,
     WORDS,
     cold_start_recipe,
     examples,
     features,
+    fill_adapter,
     grpo_recipe,
     prompt_batch,
     same_weights,
@@ -315,7 +316,7 @@ def test_later_updates_reuse_the_completions_and_are_clipped(tmp_path: Path) -> 
     recipe = grpo_recipe(tmp_path, max_steps=6, learning_rate=0.01).model_copy(
         update={"num_iterations": 2, "epsilon": 0.1, "epsilon_high": 0.15, "beta": 0.01}
     )
-    model, processor = tiny_model(lora_rank=4)  # a reference needs an adapter
+    model, processor = tiny_model(lora_rank=4)
     seen: Metrics = []
     RewardedByPlace(
         model,
@@ -484,15 +485,30 @@ def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:
     assert abs(float(loss.detach()) - total / count) < 1e-5
 
 
-def test_the_reference_is_the_adapter_switched_off() -> None:
-    model, processor = tiny_model(lora_rank=4)
-    batch = prompt_batch(processor)
-    bare = model.eval()(**batch).logits
-    with torch.no_grad():
-        for name, parameter in model.trained_state().items():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.1)
-    assert not torch.allclose(model(**batch).logits, bare)
-    with model.adapter_off():
-        assert torch.equal(model(**batch).logits, bare)
-    assert ENCODERS.view == "face"
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_kl_term_refers_to_the_model_that_the_run_began_with_and_a_resumed_run_does_too(
+    tmp_path: Path, rank: int
+) -> None:
+    start, processor = tiny_model(rank)
+    fill_adapter(start, 0.1)  # as cold start left it
+    start.save_pretrained(tmp_path / "start")
+
+    def run(folder: str) -> list[float]:
+        recipe = grpo_recipe(tmp_path / folder, max_steps=4).model_copy(update={"beta": 0.1})
+        rows: Metrics = []
+        RewardedByPlace(
+            model := AffectGPTForConditionalGeneration.from_pretrained(tmp_path / "start"),
+            processor,
+            examples(16),
+            recipe=recipe,
+            lexicon=Lexicon.load("builtin"),
+            progress=partial(keep, rows),
+        ).train(resume_from_checkpoint=str(last) if (last := newest(tmp_path / folder)) else None)
+        assert not same_weights(model, start)
+        return [row["kl"] for row in rows]
+
+    whole = run("run")
+    assert whole[0] == pytest.approx(0, abs=1e-9)
+    assert all(kl > 1e-6 for kl in whole[1:])
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
+    assert run("run") == whole[2:]
