@@ -28,7 +28,7 @@ from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, T
 from affectgpt_r1.evaluation.predict import perceive_clips
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source
-from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
+from affectgpt_r1.model.sampling import SamplingSettings, sample
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.alignment import align_projectors
@@ -290,6 +290,23 @@ def test_the_parts_of_an_update_sum_to_its_loss_and_equal_groups_add_nothing(
     assert torch.allclose(whole, parts[0] + parts[1])
 
 
+def test_accumulation_makes_the_update_of_one_batch_in_cold_start_too(tmp_path: Path) -> None:
+    data = [
+        (replace(clip, labels=(WORDS * 4)[: 1 + 5 * (i % 3)]), found)  # targets of unequal lengths
+        for i, (clip, found) in enumerate(examples(64))
+    ]
+    models, logged = [], []
+    for size, times in ((4, 1), (1, 4)):
+        settings: dict[str, Any] = {"batch_size": size, "gradient_accumulation_steps": times}
+        recipe = cold_start_recipe(tmp_path / str(size), max_steps=2, max_grad_norm=1e6, **settings)
+        model, rows = cold_start(recipe, data)
+        models.append(model)
+        logged.append([row[name] for row in rows for name in ("loss", "grad_norm")])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
+    others = models[1].state_dict()
+    assert all(torch.allclose(t, others[n], atol=2e-5) for n, t in models[0].state_dict().items())
+
+
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 def test_accumulation_makes_the_update_of_one_batch(
     started: Path, tmp_path: Path, loss_type: str
@@ -467,13 +484,14 @@ def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> 
 def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:
     model, processor = tiny_model(lora_rank=4)
     data = examples(6)
-    recipe = cold_start_recipe(tmp_path)
-    trainer = ColdStartTrainer(model, processor, data, recipe=recipe, progress=lambda *_: None)
-    loss = trainer.compute_loss(model, {"examples": data})
+    trainer = ColdStartTrainer(
+        model, processor, data, recipe=cold_start_recipe(tmp_path), progress=lambda *_: None
+    )
+    update, _ = trainer.get_batch_samples(iter([{"examples": data}]), 1, "cpu")
+    loss = trainer.compute_loss(model, update[0])
     total, count = 0.0, 0
     for clip, found in data:
-        draw = random.Random(seed_of(recipe.run.seed, 0, clip.id))
-        prompt, target = trainer._example(clip, found, draw)
+        prompt, target = trainer._example(clip, found)
         batch = processor.batch([prompt], [found])
         batch["input_ids"] = torch.cat([batch["input_ids"], torch.tensor([target])], 1)
         batch["modality"] = torch.nn.functional.pad(batch["modality"], (0, len(target)))
