@@ -191,6 +191,7 @@ def test_a_process_that_draws_again_keeps_nobody_waiting(place: Path) -> None:
     rows = train(place, "grpo-again", 2, *settings)
     assert len(rows) == 3
     assert {row["resampled"] for row in rows} != {0.0}
+    assert all(row["resampled"] % 1 == 0 for row in rows)
 
 
 def test_sharding_wants_several_processes_and_no_drawing_again(place: Path) -> None:

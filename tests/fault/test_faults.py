@@ -247,6 +247,17 @@ def test_an_alarm_is_said_once_and_stands_in_the_metrics(
     ]
 
 
+def test_figures_of_all_batches_and_processes_are_averaged_and_counts_are_summed(
+    tmp_path: Path,
+) -> None:
+    trainer = cold_start_trainer(tmp_path, examples(8))
+    trainer.record({"reward": 1.0, "not_judged": 3.0, "resampled": 0.0})
+    trainer.record({"reward": 2.0, "not_judged": 4.0, "resampled": 1.0})
+    trainer.log({})
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert (row["reward"], row["not_judged"], row["resampled"]) == (1.5, 7.0, 1.0)
+
+
 def test_a_run_whose_last_checkpoint_stands_at_its_end_makes_no_further_update(
     tmp_path: Path,
 ) -> None:

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 #: Settings that transformers calls by the same names.
 _OF_RUN = {"seed", "save_steps", "bf16"}
 _OF_OPTIMIZER = {"gradient_accumulation_steps", "learning_rate", "warmup_steps", "max_grad_norm"}
+#: Figures that count: their sum over all processes is logged, of others the mean.
+_COUNTS = {"not_judged", "perception_not_judged", "resampled"}
 
 #: Called after each update with the step, the number of steps and the step's metrics.
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -127,7 +129,7 @@ class RunTrainer(Trainer):
         self.asked = True
 
     def record(self, metrics: Mapping[str, float]) -> None:
-        """Add figures of the current batch; their means are logged with the update."""
+        """Add figures of the current batch: means, of counts sums, are logged with the update."""
         for name, value in metrics.items():
             self._figures[name].append(value)
 
@@ -163,7 +165,7 @@ class RunTrainer(Trainer):
         parts = gather_object([(self.asked, dict(self._figures))])
         for name in sorted({name for _, part in parts for name in part}):
             values = [value for _, part in parts for value in part.get(name, ())]
-            logs[name] = math.fsum(values) / len(values)
+            logs[name] = math.fsum(values) / (1 if name in _COUNTS else len(values))
         self._figures.clear()
         super().log(logs, start_time)
         if "train_runtime" in logs:  # of the whole run
