@@ -149,6 +149,14 @@ def test_alignment_finds_what_the_features_tell_and_nothing_in_noise() -> None:
         assert int((means - token).norm(dim=-1).argmin()) == index % 4
 
 
+def test_alignment_leaves_alone_what_labels_do_not_tell_apart() -> None:
+    model, processor = tiny_model()
+    before = model.fusion.visual_projector.weight.clone()
+    data = [(replace(clip, labels=("happy", "sad")), found) for clip, found in examples(8)]
+    assert align_projectors(model, processor, data) == {}
+    assert torch.equal(model.fusion.visual_projector.weight, before)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_groups_without_variance_leave_the_weights_alone(tmp_path: Path, beta: float) -> None:
     # Labels no lexicon knows and a model that never answers in format: every reward is 0.
