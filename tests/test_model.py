@@ -24,7 +24,7 @@ from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor, nano_language_model
-from affectgpt_r1.model.weights import load_language_model
+from affectgpt_r1.model.weights import load_language_model, weights_digest
 from affectgpt_r1.perception.pretrained import loading
 from tiny import examples, fill_adapter, prompt_batch, same_weights, tiny_model
 
@@ -129,6 +129,20 @@ def test_other_frozen_weights_than_those_trained_on_are_refused(tmp_path: Path) 
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelFolderError, match="other weights"):
         AffectGPTForConditionalGeneration.from_pretrained(tmp_path / "model")
+
+
+def test_the_digest_tells_weights_apart_however_they_are_saved(tmp_path: Path) -> None:
+    digests = []
+    for seed in range(2):
+        model = nano_language_model(seed)
+        model.save_pretrained(tmp_path / str(seed))
+        digests.append(weights_digest(load_language_model(str(tmp_path / str(seed)), profile="")))
+        (tmp_path / str(seed) / "model.safetensors").unlink()
+        model.name_or_path = str(tmp_path / str(seed))
+        assert weights_digest(model) == ""
+        torch.save(model.state_dict(), tmp_path / str(seed) / "pytorch_model.bin")
+        digests.append(weights_digest(load_language_model(str(tmp_path / str(seed)), profile="")))
+    assert len({*digests, ""}) == 5
 
 
 def test_missing_weights_name_profile_and_command() -> None:
