@@ -46,12 +46,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """
 
     config: AffectGPTConfig
-    config_class = AffectGPTConfig
     base_model_prefix = "language_model"
-    input_modalities = ["video", "audio", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(
         self, config: AffectGPTConfig, language_model: PreTrainedModel | None = None
