@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, LoraSettings, recipe_yaml
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -35,7 +35,7 @@ from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, average
-from affectgpt_r1.training.run import train_grpo
+from affectgpt_r1.training.run import train_cold_start, train_grpo
 from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
 from tiny import (
@@ -487,6 +487,19 @@ def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> 
     perceive_clips(clips, encoders, FeatureCache(tmp_path / "cache"))
     assert train_grpo(recipe(manifest(4)), *watch).steps == 4
     assert encoded == [1, 2, 3, 4]  # once a run, read from the cache; never again in an epoch
+
+
+def test_a_finished_run_that_is_begun_again_names_its_best_checkpoint_too(tmp_path: Path) -> None:
+    names = ("train", "held_out")
+    for name in names:
+        clips = [Clip(f"{name}-{i}", subtitle=w, labels=(w,)) for i, w in enumerate(WORDS)]
+        write_manifest(tmp_path / f"{name}.jsonl", clips)
+    files: dict[str, Any] = {name: str(tmp_path / f"{name}.jsonl") for name in names}
+    data = DataSettings(**files, cache=str(tmp_path / "cache"))
+    recipe = cold_start_recipe(tmp_path / "run", max_steps=4).model_copy(update={"data": data})
+    whole = train_cold_start(recipe, lambda *_: None, lambda *_: None)
+    assert whole.best == tmp_path / "run/checkpoints/step-000004"
+    assert train_cold_start(recipe, lambda *_: None, lambda *_: None) == replace(whole, steps=0)
 
 
 def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:

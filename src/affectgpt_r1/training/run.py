@@ -75,7 +75,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None, {})
+        return RunResult(folder / "model", 0, None, {}, best(folder))
     clips, dropped = _training_clips(recipe.data)
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
@@ -108,7 +108,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None, {})
+        return RunResult(folder / "model", 0, None, {}, best(folder))
     RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
     clips, dropped = _training_clips(recipe.data)
