@@ -27,7 +27,7 @@ from grpo_step import (
     print_cells,
     timed,
 )
-from trl_pair import Case, Outcome, gradient, policy, text_batch, trl_inputs
+from trl_pair import Case, Outcome, fill_adapter, gradient, policy, text_batch, trl_inputs
 
 #: One dimension at a time, from B 2, P 150, G 8, T 16.
 MAIN = Setting(16, prompts=2)
@@ -82,6 +82,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     """Every cell's seconds, ratios and share of the peak."""
     bare, tokenizer = language_model(MAIN)
     model = policy(bare)
+    fill_adapter(model)
     model.train()
     rows = []
     for cell in CELLS:

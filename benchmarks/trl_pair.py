@@ -145,7 +145,7 @@ class OurTrainer(GrpoTrainer):
 
 
 def policy(language_model: Any) -> AffectGPTForConditionalGeneration:
-    """Our model around the language model, with an adapter that counts."""
+    """Our model around the language model, with an adapter that changes nothing yet."""
     model = AffectGPTForConditionalGeneration.create(
         AffectGPTConfig(
             text_config=deepcopy(language_model.config),
@@ -160,7 +160,6 @@ def policy(language_model: Any) -> AffectGPTForConditionalGeneration:
         seed=0,
     )
     nn.Module.to(model, language_model.dtype)
-    fill_adapter(model)
     return model
 
 
@@ -213,7 +212,7 @@ def our_trainer(
             "beta": beta,
         }
     )
-    return OurTrainer(
+    trainer = OurTrainer(
         model,
         Endless(tokenizer),
         list(zip(made, found, strict=True)),
@@ -221,6 +220,8 @@ def our_trainer(
         lexicon=Lexicon.load("builtin"),
         progress=lambda *_: None,
     )
+    fill_adapter(model)  # afterwards, as for TRL: the reference is the language model by itself
+    return trainer
 
 
 def trl_trainer(

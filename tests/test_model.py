@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,22 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from affectgpt_r1.config import LoraSettings
 from affectgpt_r1.dialogue import prompt_pieces
 from affectgpt_r1.errors import MissingFileError, ModelFolderError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.fusion import Fusion
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
-from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor, nano_language_model
-from affectgpt_r1.model.weights import load_language_model
+from affectgpt_r1.model.profiles import (
+    NANO_FOLDER,
+    PROFILES,
+    create_model,
+    load_processor,
+    nano_language_model,
+)
+from affectgpt_r1.model.weights import load_language_model, weights_digest
 from affectgpt_r1.perception.pretrained import loading
-from tiny import examples, fill_adapter, prompt_batch, same_weights, tiny_model
+from tiny import ENCODERS, examples, fill_adapter, prompt_batch, same_weights, tiny_model
 
 # The authors' names of the linears, as in oracle/fusion.json, and ours.
 AUTHORS_NAMES = {
@@ -129,6 +137,34 @@ def test_other_frozen_weights_than_those_trained_on_are_refused(tmp_path: Path) 
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelFolderError, match="other weights"):
         AffectGPTForConditionalGeneration.from_pretrained(tmp_path / "model")
+
+
+def test_the_digest_tells_weights_apart_however_they_are_saved(tmp_path: Path) -> None:
+    digests = []
+    for seed in range(2):
+        model = nano_language_model(seed)
+        model.save_pretrained(tmp_path / str(seed))
+        digests.append(weights_digest(load_language_model(str(tmp_path / str(seed)), profile="")))
+        (tmp_path / str(seed) / "model.safetensors").unlink()
+        model.name_or_path = str(tmp_path / str(seed))
+        assert weights_digest(model) == ""
+        torch.save(model.state_dict(), tmp_path / str(seed) / "pytorch_model.bin")
+        digests.append(weights_digest(load_language_model(str(tmp_path / str(seed)), profile="")))
+    assert len({*digests, ""}) == 5
+
+
+def test_a_model_folder_names_its_parts_from_wherever_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "signal", "face.onnx"):
+        Path(name).mkdir()
+    seen = replace(ENCODERS, face_model=Path("face.onnx"))
+    for audio in ("signal", "facebook/wavlm"):
+        profile = PROFILES["nano"].but(visual="mine", audio=audio)
+        config = create_model(profile, seen, seed=0, lora=LoraSettings(rank=0))[0].config
+        assert (config.visual_source, config.audio_source) == (str(tmp_path / "mine"), audio)
+        assert (config.language_model, config.face_model) == (None, str(tmp_path / "face.onnx"))
 
 
 def test_missing_weights_name_profile_and_command() -> None:
@@ -307,8 +343,9 @@ def test_an_adapter_merged_for_good_is_a_plain_model_folder(tmp_path: Path) -> N
     batch = prompt_batch(processor)
     with torch.no_grad():
         logits = model(**batch).logits
-        with model.adapter_off():
-            assert float((model(**batch).logits - logits).abs().max()) > 0.01
+        model.language_model.disable_adapters()
+        assert float((model(**batch).logits - logits).abs().max()) > 0.01
+        model.language_model.enable_adapters()
     model.merge_adapter()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

@@ -171,14 +171,19 @@ def test_two_processes_with_a_part_of_the_weights_each_tune_as_one_does(place: P
     assert all(np.allclose(after[name], theirs[name], atol=1e-6) for name in theirs)
 
 
-def test_two_processes_with_a_part_of_the_weights_each_reinforce_as_one_does(place: Path) -> None:
-    steps = ("optimizer.max_steps=2", "beta=0.0")
-    one = train(place, "grpo-whole", 1, "optimizer.batch_size=4", *steps)
-    two = train(place, "grpo-sharded", 2, "optimizer.batch_size=2", "run.shard=true", *steps)
+@pytest.mark.parametrize("beta", [0.0, 10.0])  # so large that the loss shows the reference
+def test_two_processes_with_a_part_of_the_weights_each_reinforce_as_one_does(
+    place: Path, beta: float
+) -> None:
+    steps, parts = ("optimizer.max_steps=2", f"beta={beta}"), ("run.shard=true",)
+    one = train(place, f"grpo-whole-{beta}", 1, "optimizer.batch_size=4", *steps)
+    two = train(place, f"grpo-sharded-{beta}", 2, "optimizer.batch_size=2", *parts, *steps)
     assert {row["frac_reward_zero_std"] for row in one} != {0.0}
     for alone, shared in zip(one, two, strict=True):
         for figure in ("loss", "grad_norm", "reward", "completion_tokens"):
             assert shared[figure] == pytest.approx(alone[figure], rel=1e-4, abs=1e-6)
+    if beta:
+        assert one[0]["kl"] < 1e-9 < 1e-4 < one[1]["kl"]
 
 
 def test_a_process_that_draws_again_keeps_nobody_waiting(place: Path) -> None:
@@ -186,6 +191,7 @@ def test_a_process_that_draws_again_keeps_nobody_waiting(place: Path) -> None:
     rows = train(place, "grpo-again", 2, *settings)
     assert len(rows) == 3
     assert {row["resampled"] for row in rows} != {0.0}
+    assert all(row["resampled"] % 1 == 0 for row in rows)
 
 
 def test_sharding_wants_several_processes_and_no_drawing_again(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from transformers import GenerationConfig
 
 from affectgpt_r1.dialogue import prompt_pieces
 from affectgpt_r1.model.sampling import Sample, SamplingSettings, draw, sample, seed_of
@@ -107,6 +108,18 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     assert set(top_k.tolist()) == {0, 2}
     top_p, _ = draw(logits, uniform, SamplingSettings(1, 1.0, top_p=0.5))
     assert set(top_p.tolist()) == {0}
+
+
+def test_cuts_leave_what_transformers_leaves_in_a_flat_distribution() -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0)) / 10
+    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    model, _ = tiny_model()
+    for top_k, top_p in ((10, 0.9), (10, 0.5), (0, 0.3), (7, 1.0)):
+        tokens, _ = draw(logits.expand(20_000, -1), uniform, SamplingSettings(1, 1.0, top_p, top_k))
+        config = GenerationConfig(do_sample=True, top_k=top_k, top_p=top_p)
+        warpers = model._get_logits_processor(config)
+        theirs = warpers(torch.zeros(1, 1, dtype=torch.long), logits[None]).softmax(-1)[0]
+        assert (torch.bincount(tokens, minlength=50) / 20_000 - theirs).abs().max() < 1e-3
 
 
 def test_the_largest_uniform_number_draws_a_possible_token() -> None:

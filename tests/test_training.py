@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from affectgpt_r1.clips import Clip, read_manifest
+from affectgpt_r1.clips import Clip, read_manifest, write_manifest
 from affectgpt_r1.config import ColdStartRecipe, DataSettings, GrpoRecipe, LoraSettings, recipe_yaml
 from affectgpt_r1.dialogue import Completion
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -27,22 +28,22 @@ from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, T
 from affectgpt_r1.evaluation.predict import perceive_clips
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source
-from affectgpt_r1.model.sampling import SamplingSettings, sample, seed_of
+from affectgpt_r1.model.sampling import SamplingSettings, sample
 from affectgpt_r1.perception.cache import FeatureCache
 from affectgpt_r1.rewards import RewardBreakdown
 from affectgpt_r1.training.alignment import align_projectors
 from affectgpt_r1.training.checkpoints import newest
 from affectgpt_r1.training.cold_start import ColdStartTrainer
 from affectgpt_r1.training.grpo import GrpoTrainer, average
-from affectgpt_r1.training.run import train_grpo
+from affectgpt_r1.training.run import train_cold_start, train_grpo
 from affectgpt_r1.training.run_folder import begin_run, check_run
 from affectgpt_r1.training.trainer import Examples
 from tiny import (
-    ENCODERS,
     WORDS,
     cold_start_recipe,
     examples,
     features,
+    fill_adapter,
     grpo_recipe,
     prompt_batch,
     same_weights,
@@ -146,6 +147,14 @@ def test_alignment_finds_what_the_features_tell_and_nothing_in_noise() -> None:
         unseen = torch.from_numpy(features(1000 + index, index % 4).visual)[None]
         token = model.fusion(unseen, torch.zeros(1, 8, 8))[0, 2]
         assert int((means - token).norm(dim=-1).argmin()) == index % 4
+
+
+def test_alignment_leaves_alone_what_labels_do_not_tell_apart() -> None:
+    model, processor = tiny_model()
+    before = model.fusion.visual_projector.weight.clone()
+    data = [(replace(clip, labels=("happy", "sad")), found) for clip, found in examples(8)]
+    assert align_projectors(model, processor, data) == {}
+    assert torch.equal(model.fusion.visual_projector.weight, before)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
@@ -289,6 +298,23 @@ def test_the_parts_of_an_update_sum_to_its_loss_and_equal_groups_add_nothing(
     assert torch.allclose(whole, parts[0] + parts[1])
 
 
+def test_accumulation_makes_the_update_of_one_batch_in_cold_start_too(tmp_path: Path) -> None:
+    data = [
+        (replace(clip, labels=(WORDS * 4)[: 1 + 5 * (i % 3)]), found)  # targets of unequal lengths
+        for i, (clip, found) in enumerate(examples(64))
+    ]
+    models, logged = [], []
+    for size, times in ((4, 1), (1, 4)):
+        settings: dict[str, Any] = {"batch_size": size, "gradient_accumulation_steps": times}
+        recipe = cold_start_recipe(tmp_path / str(size), max_steps=2, max_grad_norm=1e6, **settings)
+        model, rows = cold_start(recipe, data)
+        models.append(model)
+        logged.append([row[name] for row in rows for name in ("loss", "grad_norm")])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
+    others = models[1].state_dict()
+    assert all(torch.allclose(t, others[n], atol=2e-5) for n, t in models[0].state_dict().items())
+
+
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 def test_accumulation_makes_the_update_of_one_batch(
     started: Path, tmp_path: Path, loss_type: str
@@ -315,7 +341,7 @@ def test_later_updates_reuse_the_completions_and_are_clipped(tmp_path: Path) -> 
     recipe = grpo_recipe(tmp_path, max_steps=6, learning_rate=0.01).model_copy(
         update={"num_iterations": 2, "epsilon": 0.1, "epsilon_high": 0.15, "beta": 0.01}
     )
-    model, processor = tiny_model(lora_rank=4)  # a reference needs an adapter
+    model, processor = tiny_model(lora_rank=4)
     seen: Metrics = []
     RewardedByPlace(
         model,
@@ -463,16 +489,30 @@ def test_training_reads_cached_features_and_loads_no_encoder(tmp_path: Path) -> 
     assert encoded == [1, 2, 3, 4]  # once a run, read from the cache; never again in an epoch
 
 
+def test_a_finished_run_that_is_begun_again_names_its_best_checkpoint_too(tmp_path: Path) -> None:
+    names = ("train", "held_out")
+    for name in names:
+        clips = [Clip(f"{name}-{i}", subtitle=w, labels=(w,)) for i, w in enumerate(WORDS)]
+        write_manifest(tmp_path / f"{name}.jsonl", clips)
+    files: dict[str, Any] = {name: str(tmp_path / f"{name}.jsonl") for name in names}
+    data = DataSettings(**files, cache=str(tmp_path / "cache"))
+    recipe = cold_start_recipe(tmp_path / "run", max_steps=4).model_copy(update={"data": data})
+    whole = train_cold_start(recipe, lambda *_: None, lambda *_: None)
+    assert whole.best == tmp_path / "run/checkpoints/step-000004"
+    assert train_cold_start(recipe, lambda *_: None, lambda *_: None) == replace(whole, steps=0)
+
+
 def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:
     model, processor = tiny_model(lora_rank=4)
     data = examples(6)
-    recipe = cold_start_recipe(tmp_path)
-    trainer = ColdStartTrainer(model, processor, data, recipe=recipe, progress=lambda *_: None)
-    loss = trainer.compute_loss(model, {"examples": data})
+    trainer = ColdStartTrainer(
+        model, processor, data, recipe=cold_start_recipe(tmp_path), progress=lambda *_: None
+    )
+    update, _ = trainer.get_batch_samples(iter([{"examples": data}]), 1, "cpu")
+    loss = trainer.compute_loss(model, update[0])
     total, count = 0.0, 0
     for clip, found in data:
-        draw = random.Random(seed_of(recipe.run.seed, 0, clip.id))
-        prompt, target = trainer._example(clip, found, draw)
+        prompt, target = trainer._example(clip, found)
         batch = processor.batch([prompt], [found])
         batch["input_ids"] = torch.cat([batch["input_ids"], torch.tensor([target])], 1)
         batch["modality"] = torch.nn.functional.pad(batch["modality"], (0, len(target)))
@@ -484,15 +524,30 @@ def test_cold_start_has_the_loss_of_plain_rows(tmp_path: Path) -> None:
     assert abs(float(loss.detach()) - total / count) < 1e-5
 
 
-def test_the_reference_is_the_adapter_switched_off() -> None:
-    model, processor = tiny_model(lora_rank=4)
-    batch = prompt_batch(processor)
-    bare = model.eval()(**batch).logits
-    with torch.no_grad():
-        for name, parameter in model.trained_state().items():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.1)
-    assert not torch.allclose(model(**batch).logits, bare)
-    with model.adapter_off():
-        assert torch.equal(model(**batch).logits, bare)
-    assert ENCODERS.view == "face"
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_kl_term_refers_to_the_model_that_the_run_began_with_and_a_resumed_run_does_too(
+    tmp_path: Path, rank: int
+) -> None:
+    start, processor = tiny_model(rank)
+    fill_adapter(start, 0.1)  # as cold start left it
+    start.save_pretrained(tmp_path / "start")
+
+    def run(folder: str) -> list[float]:
+        recipe = grpo_recipe(tmp_path / folder, max_steps=4).model_copy(update={"beta": 0.1})
+        rows: Metrics = []
+        RewardedByPlace(
+            model := AffectGPTForConditionalGeneration.from_pretrained(tmp_path / "start"),
+            processor,
+            examples(16),
+            recipe=recipe,
+            lexicon=Lexicon.load("builtin"),
+            progress=partial(keep, rows),
+        ).train(resume_from_checkpoint=str(last) if (last := newest(tmp_path / folder)) else None)
+        assert not same_weights(model, start)
+        return [row["kl"] for row in rows]
+
+    whole = run("run")
+    assert whole[0] == pytest.approx(0, abs=1e-9)
+    assert all(kl > 1e-6 for kl in whole[1:])
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
+    assert run("run") == whole[2:]

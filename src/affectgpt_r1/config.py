@@ -249,7 +249,7 @@ class GrpoRecipe(TrainingRecipe):
         mode: answer alone, or thinking first.
         loss_type: how tokens are averaged (grpo: in a completion, then over them; dapo: over all
             tokens; dr_grpo: over a constant length).
-        beta: weight of the KL term to the adapter-off reference; 0: no reference work at all.
+        beta: weight of the KL term to the model that the run begins with; 0: no reference work.
         scale_rewards: by the group's or the batch's standard deviation, or not.
         num_iterations: updates on the same completions; divides `run.save_steps`.
         epsilon, epsilon_high: how far the ratio to the first update's policy counts, downwards and

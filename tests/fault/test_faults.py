@@ -59,7 +59,7 @@ def test_an_update_that_is_no_number_is_kept_and_its_clip_is_found_again(
     data[5][1].visual[3] = np.nan
     trainer = make(tmp_path / "run", data, batch_size=4)
     with pytest.raises(TrainingError, match="not finite at step") as raised:
-        _run(trainer)
+        _run(trainer, {})
     (folder,) = (tmp_path / "run/failed").iterdir()
     assert f"affectgpt-r1 train replay {folder}" in str(raised.value)
     before = sorted(p.name for p in (tmp_path / "run").rglob("*"))
@@ -82,7 +82,7 @@ def test_a_later_update_on_the_same_completions_is_replayed_with_them(tmp_path: 
 
     trainer.compute_loss = spoilt  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="not finite at step 2"):
-        _run(trainer)
+        _run(trainer, {})
     said = replay(tmp_path / "run/failed/step-000002")
     assert said.step == 2
     assert said.error is not None
@@ -113,7 +113,7 @@ def test_clips_with_completions_of_other_lengths_are_replayed_alone(tmp_path: Pa
 
     trainer._rollouts, trainer.compute_loss = shorter, spoilt
     with pytest.raises(TrainingError, match="not finite at step 1"):
-        _run(trainer)
+        _run(trainer, {})
     ids = [rollout.clip.id for rollout in trainer.update[0]["rollouts"]]
     assert replay(tmp_path / "run/failed/step-000001").clips == (ids[1],)
 
@@ -122,7 +122,7 @@ def test_a_saved_update_holds_nothing_that_could_run(tmp_path: Path) -> None:
     data = examples(8)
     data[0][1].audio[:] = np.inf
     with pytest.raises(TrainingError):
-        _run(cold_start_trainer(tmp_path / "run", data))
+        _run(cold_start_trainer(tmp_path / "run", data), {})
     (folder,) = (tmp_path / "run/failed").iterdir()
     trap = tmp_path / "trap"
 
@@ -148,7 +148,7 @@ def full(folder: Path, limit_bytes: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:
-        _run(trainer)
+        _run(trainer, {})
     except InputError as error:
         sys.stderr.write(str(error))
         os._exit(2)
@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_says_so(
     stopped = cold_start_trainer(folder, examples(64), batch_size=8)
     stopped.progress = lambda step, *_: next(iter(())) if step == 5 else None
     with pytest.raises(StopIteration):
-        _run(stopped)
+        _run(stopped, {})
     before = newest(folder)
     assert before is not None
     script = f"from test_faults import *; full(Path({str(folder)!r}), {limit_bytes})"
@@ -182,15 +182,15 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_says_so(
     assert newest(folder) == before
     assert not list(folder.rglob("*.tmp"))
     whole, again = tmp_path / "whole", cold_start_trainer(folder, examples(64), batch_size=8)
-    _run(again)
-    _run(cold_start_trainer(whole, examples(64), batch_size=8))
+    _run(again, {})
+    _run(cold_start_trainer(whole, examples(64), batch_size=8), {})
     for name in ("fusion.safetensors", "language_model/model.safetensors"):
         assert (folder / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
 
 
 def test_a_run_folder_that_cannot_be_made_is_the_inputs_fault() -> None:
     with pytest.raises(InputError, match=r"/proc/runs cannot be written"):
-        _run(cold_start_trainer(Path("/proc/runs"), examples(8)))
+        _run(cold_start_trainer(Path("/proc/runs"), examples(8)), {})
 
 
 def test_the_best_checkpoint_on_clips_held_out_stays(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_the_best_checkpoint_on_clips_held_out_stays(tmp_path: Path) -> None:
         progress=told,
         held_out=lambda: next(scores),
     )
-    result = _run(trainer)
+    result = _run(trainer, {})
     assert result.best == tmp_path / "checkpoints/step-000004"
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["step-000004", "step-000010"]
@@ -247,14 +247,25 @@ def test_an_alarm_is_said_once_and_stands_in_the_metrics(
     ]
 
 
+def test_figures_of_all_batches_and_processes_are_averaged_and_counts_are_summed(
+    tmp_path: Path,
+) -> None:
+    trainer = cold_start_trainer(tmp_path, examples(8))
+    trainer.record({"reward": 1.0, "not_judged": 3.0, "resampled": 0.0})
+    trainer.record({"reward": 2.0, "not_judged": 4.0, "resampled": 1.0})
+    trainer.log({})
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert (row["reward"], row["not_judged"], row["resampled"]) == (1.5, 7.0, 1.0)
+
+
 def test_a_run_whose_last_checkpoint_stands_at_its_end_makes_no_further_update(
     tmp_path: Path,
 ) -> None:
     data = examples(16)
-    _run(cold_start_trainer(tmp_path, data, batch_size=4, max_steps=5))
+    _run(cold_start_trainer(tmp_path, data, batch_size=4, max_steps=5), {})
     before = (tmp_path / "model/fusion.safetensors").read_bytes()
     shutil.rmtree(tmp_path / "model")  # as if killed while it was written
-    result = _run(cold_start_trainer(tmp_path, data, batch_size=4, max_steps=5))
+    result = _run(cold_start_trainer(tmp_path, data, batch_size=4, max_steps=5), {})
     assert result.steps == 5
     assert (tmp_path / "model/fusion.safetensors").read_bytes() == before
 
@@ -268,11 +279,11 @@ def test_a_run_that_is_asked_to_end_between_two_updates_on_the_same_completions_
     asked = trainer(tmp_path / "run")
     asked.progress = lambda step, *_: asked.ask_to_end() if step == 2 else None
     with pytest.raises(SystemExit) as ended:
-        _run(asked)
+        _run(asked, {})
     assert ended.value.code == 143
     assert newest(tmp_path / "run") == tmp_path / "run/checkpoints/step-000004"
-    assert _run(trainer(tmp_path / "run")).steps == 6
-    _run(trainer(tmp_path / "whole"))
+    assert _run(trainer(tmp_path / "run"), {}).steps == 6
+    _run(trainer(tmp_path / "whole"), {})
     files = [tmp_path / run / "model/fusion.safetensors" for run in ("run", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -284,7 +295,7 @@ def test_a_run_killed_while_its_folder_was_begun_is_begun_again(tmp_path: Path) 
     begin_run(tmp_path / "run", trainer.recipe)
     (tmp_path / "run/environment.json").unlink()
     assert not check_run(tmp_path / "run", cast(ColdStartRecipe, trainer.recipe))
-    _run(trainer)
+    _run(trainer, {})
     assert (tmp_path / "run/environment.json").is_file()
 
 
@@ -295,6 +306,6 @@ def test_an_update_with_groups_drawn_again_is_replayed_too(tmp_path: Path) -> No
     rollout = trainer.recipe.rollout.model_copy(update={"max_resamples": 2})  # type: ignore[union-attr]
     trainer.recipe = trainer.recipe.model_copy(update={"rollout": rollout})
     with pytest.raises(TrainingError):
-        _run(trainer)
+        _run(trainer, {})
     (folder,) = (tmp_path / "run/failed").iterdir()
     assert replay(folder).clips == ("clip-5",)

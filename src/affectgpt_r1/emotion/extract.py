@@ -13,7 +13,7 @@ feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("litt
 """
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 
@@ -25,7 +25,6 @@ _STATED, _CONCLUDED, _FELT, _MENTIONED = 3.0, 1.0, 1.0, 0.3
 #: A word is kept from this share of the heaviest word's weight.
 _KEPT_SHARE = 0.5
 
-_LONGEST_PHRASE = 5
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\S")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 _CLAUSE_END = re.compile(r"[,;:]")
@@ -166,9 +165,11 @@ def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
     phrases, known = lexicon.phrases, lexicon.tables.bases
     entries = {}  # place of a token -> how many the entry has that begins there
     for at in [i for i, token in enumerate(tokens) if token in phrases]:
-        longest = min(phrases[tokens[at]], _LONGEST_PHRASE)
-        if length := _entry_length(tokens[at : at + longest], known):
-            entries[at] = length
+        for end in range(min(at + phrases[tokens[at]], len(tokens)), at, -1):
+            phrase = " ".join(tokens[at:end])
+            if phrase in known and not _is_grammar(phrase):
+                entries[at] = end - at
+                break
     if not entries:
         return []
     words = []
@@ -191,12 +192,3 @@ def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:
         elif kind in ("turns", "ends"):
             reach = 0
     return words
-
-
-def _entry_length(tokens: Sequence[str], known: Container[str]) -> int:
-    """How many of the first tokens make up the longest word of the lexicon; 0: none does."""
-    for count in range(len(tokens), 0, -1):
-        phrase = " ".join(tokens[:count])
-        if phrase in known and not _is_grammar(phrase):
-            return count
-    return 0

@@ -17,7 +17,7 @@ from affectgpt_r1.errors import CheckpointError, MissingFileError
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
-from affectgpt_r1.model.profiles import PROFILES
+from affectgpt_r1.model.profiles import PROFILES, lasting
 from affectgpt_r1.perception.pretrained import LOCAL_ONLY, loading
 
 #: The authors' names of the fusion's linears, and ours.
@@ -58,8 +58,7 @@ def convert(
     check_new(out)
     state = {_our_name(name): tensor.float() for name, tensor in _tensors(checkpoint).items()}
     full = PROFILES["full"]
-    name = language_model or str(full.language_model)
-    name = str(Path(name).resolve()) if Path(name).exists() else name  # from wherever it is loaded
+    name = lasting(language_model or str(full.language_model))
     with loading(name):
         text_config = AutoConfig.from_pretrained(name, **LOCAL_ONLY)
         tokenizer = AutoTokenizer.from_pretrained(name, **LOCAL_ONLY)

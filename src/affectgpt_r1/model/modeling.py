@@ -46,12 +46,9 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """
 
     config: AffectGPTConfig
-    config_class = AffectGPTConfig
     base_model_prefix = "language_model"
-    input_modalities = ["video", "audio", "text"]  # noqa: RUF012 - transformers' own convention
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(
         self, config: AffectGPTConfig, language_model: PreTrainedModel | None = None
@@ -158,15 +155,6 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @contextmanager
-    def adapter_off(self) -> Iterator[None]:
-        """The reference policy's language model: the adapter is switched off inside the block."""
-        self.language_model.disable_adapters()
-        try:
-            yield
-        finally:
-            self.language_model.enable_adapters()
-
-    @contextmanager
     def adapter_merged(self) -> Iterator[None]:
         """Inside the block the adapter is added to copies of the frozen weights: quicker decoding.
 
@@ -183,14 +171,15 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         modules = self.language_model.modules()
         layers: list[Any] = [module for module in modules if isinstance(module, BaseTunerLayer)]
         frozen = [layer.base_layer.weight.data for layer in layers]
-        with self.adapter_off():
-            try:
-                for layer, weight in zip(layers, frozen, strict=True):
-                    layer.base_layer.weight.data = weight + layer.get_delta_weight("default")
-                yield
-            finally:
-                for layer, weight in zip(layers, frozen, strict=True):
-                    layer.base_layer.weight.data = weight
+        self.language_model.disable_adapters()
+        try:
+            for layer, weight in zip(layers, frozen, strict=True):
+                layer.base_layer.weight.data = weight + layer.get_delta_weight("default")
+            yield
+        finally:
+            for layer, weight in zip(layers, frozen, strict=True):
+                layer.base_layer.weight.data = weight
+            self.language_model.enable_adapters()
 
     def merge_adapter(self) -> None:
         """Add the adapter to the frozen weights for good: the model then has rank 0.

@@ -118,6 +118,12 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
     return EncoderSource(*trained_on, lambda: here().load(), face_model, config.face_digest)
 
 
+def lasting(name: str | Path) -> str:
+    """A folder's or file's name from wherever it is loaded; hub names stay as they are."""
+    is_path = name not in ("signal", SMOLLM2) and Path(name).exists()
+    return str(Path(name).absolute() if is_path else name)
+
+
 def create_model(
     profile: Profile, source: EncoderSource, *, seed: int, lora: LoraSettings
 ) -> tuple[AffectGPTForConditionalGeneration, AffectGPTProcessor]:
@@ -139,13 +145,13 @@ def create_model(
     config = AffectGPTConfig(
         # A copy: the outer model's set-up would undo the language model's choice of attention.
         text_config=deepcopy(language_model.config),
-        language_model=profile.language_model,
+        language_model=profile.language_model and lasting(profile.language_model),
         language_model_digest=digest,
         profile=profile.name,
         view=source.view,
-        visual_source=profile.visual,
-        audio_source=profile.audio,
-        face_model=str(source.face_model) if source.face_model else None,
+        visual_source=lasting(profile.visual),
+        audio_source=lasting(profile.audio),
+        face_model=lasting(source.face_model) if source.face_model else None,
         visual_encoder=source.visual,
         audio_encoder=source.audio,
         face_digest=source.face_digest,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, TopKLogitsWarper, TopPLogitsWarper
 
 from affectgpt_r1.dialogue import STOP
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
@@ -32,7 +32,7 @@ class SamplingSettings:
     Attributes:
         max_new_tokens: a completion that reaches it is cut (`Sample.finished` is False).
         temperature: 0: the most probable token always.
-        top_p: smallest set of tokens with this much probability; 1: all.
+        top_p: smallest set of tokens with this much of the probability that top-k left; 1: all.
         top_k: so many most probable tokens; 0: all.
     """
 
@@ -169,15 +169,12 @@ def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[T
         tokens, logprobs = logits.argmax(-1), logits.float().log_softmax(-1)
         return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
     logprobs = log_probabilities(logits, settings.temperature)  # (R, V)
-    if settings.top_p >= 1 and not settings.top_k:
-        tokens = _invert(logprobs.exp(), uniform)
-    else:
-        probabilities, order = logprobs.exp().sort(dim=-1, descending=True, stable=True)
-        if settings.top_k:
-            probabilities[:, settings.top_k :] = 0
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities[before >= settings.top_p] = 0
-        tokens = order.gather(1, _invert(probabilities, uniform)[:, None])[:, 0]
+    kept = logprobs
+    if settings.top_k:
+        kept = TopKLogitsWarper(settings.top_k)(None, kept)
+    if settings.top_p < 1:
+        kept = TopPLogitsWarper(settings.top_p)(None, kept)
+    tokens = _invert(kept.exp(), uniform)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 
 

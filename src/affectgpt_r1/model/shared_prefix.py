@@ -233,8 +233,7 @@ def completion_logprobs(
     Returns:
         logprobs (B, G, T), 0 beyond the ends; present (B, G, T) bool.
     """
-    logprobs, present = model(run=lambda inner: _scores(inner, batch, completions, temperature))
-    return logprobs, present
+    return model(run=lambda inner: _scores(inner, batch, completions, temperature))
 
 
 def _scores(

@@ -57,12 +57,16 @@ def smollm2_gguf() -> Path | None:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """Sixteen hex digits that change with the files of loaded weights; "" for a bare hub name."""
+    """Sixteen hex digits over the files of loaded weights; "" for a bare hub name.
+
+    Of each file its size, first and last 64 KiB count: a change that leaves them is not seen.
+    """
     folder = Path(str(model.name_or_path))
     digest = hashlib.sha256()
-    if not folder.is_dir():
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not files:
         return ""
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         # The header names and places every tensor; hashing 0.5 GB at each load would take seconds.
         size_bytes, some = path.stat().st_size, 1 << 16
         with path.open("rb") as file:

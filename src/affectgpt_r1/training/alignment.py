@@ -27,11 +27,12 @@ def align_projectors(
     Args:
         model: freshly made: its pooling is still the plain mean.
         processor: tokenises the labels.
-        examples: labelled clips; those without a modality are left out of its fit.
+        examples: labelled clips; those without a modality are left out of its fit. Where all
+            have the same labels, there is none.
 
     Returns:
-        For each modality the share of the targets' variance that is explained on clips left out
-        one by one.
+        For each modality that was fitted the share of the targets' variance that is explained on
+        clips left out one by one.
     """
     table = model.language_model.get_input_embeddings().weight.double()
 
@@ -43,7 +44,7 @@ def align_projectors(
     explained = {}
     for name in ("visual", "audio"):
         rows = [i for i, (_, f) in enumerate(examples) if getattr(f, f"has_{name}")]
-        if len(rows) > 1:
+        if len({frozenset(labels[i]) for i in rows}) > 1:
             steps = [torch.from_numpy(getattr(examples[i][1], name)) for i in rows]
             pooled = torch.stack([step.double().mean(dim=0) for step in steps])  # (n, D)
             projector = getattr(model.fusion, f"{name}_projector")

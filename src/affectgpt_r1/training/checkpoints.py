@@ -7,17 +7,15 @@ differs, is named and skipped, never resumed from. Which tensors go in is the tr
 
 import json
 import logging
-import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from affectgpt_r1.errors import CheckpointError
 from affectgpt_r1.files import sha256_of, sync, write_whole
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST, _HELD_OUT = "manifest.json", "held_out.json"
-_NAME = re.compile(r"step-(\d{6,})")
 
 
 def checkpoint_path(run_folder: Path, step: int) -> Path:
@@ -69,15 +67,8 @@ def newest(run_folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of updates a checkpoint was written after.
-
-    Raises:
-        CheckpointError: the folder is not named as a checkpoint.
-    """
-    match = _NAME.fullmatch(checkpoint.name)
-    if match is None:
-        raise CheckpointError(f"{checkpoint}: not a checkpoint: name a folder step-NNNNNN")
-    return int(match[1])
+    """The number of updates a checkpoint was written after, by its name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def note_f(checkpoint: Path, f: float) -> None:
@@ -87,20 +78,25 @@ def note_f(checkpoint: Path, f: float) -> None:
 
 def best(run_folder: Path) -> Path | None:
     """The whole checkpoint with the best F on clips held out, the first of equals."""
-    scores = {
-        path: json.loads((path / _HELD_OUT).read_text(encoding="utf-8"))["f"]
-        for path in _whole(run_folder)
-        if (path / _HELD_OUT).is_file()
-    }
-    return max(scores, key=lambda path: scores[path], default=None)
+    return _best(_whole(run_folder))
 
 
 def rotate(run_folder: Path, keep: int) -> None:
     """Remove all but the best and the newest `keep` whole checkpoints, and what is half-written."""
-    for path in set(_whole(run_folder)[:-keep]) - {best(run_folder)}:
+    whole = _whole(run_folder)
+    for path in set(whole[:-keep]) - {_best(whole)}:
         shutil.rmtree(path, ignore_errors=True)
     for path in (run_folder / "checkpoints").glob("*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _best(whole: Sequence[Path]) -> Path | None:
+    scores = {
+        path: json.loads((path / _HELD_OUT).read_text(encoding="utf-8"))["f"]
+        for path in whole
+        if (path / _HELD_OUT).is_file()
+    }
+    return max(scores, key=lambda path: scores[path], default=None)
 
 
 def _whole(run_folder: Path) -> list[Path]:
@@ -108,6 +104,5 @@ def _whole(run_folder: Path) -> list[Path]:
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:
-    folder = run_folder / "checkpoints"
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of)
+    found = (run_folder / "checkpoints").glob("step-*")
+    return sorted((p for p in found if p.name.removeprefix("step-").isdecimal()), key=step_of)

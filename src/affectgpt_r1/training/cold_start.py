@@ -7,6 +7,8 @@ description or the label question, as the authors' data does.
 import random
 from typing import Any
 
+import torch
+
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.config import ColdStartRecipe
 from affectgpt_r1.dialogue import Mode, Part, target_text
@@ -27,31 +29,34 @@ class ColdStartTrainer(RunTrainer):
     """
 
     recipe: ColdStartRecipe
+    tokens: Any = 1.0  # targets' of the update, over all its parts
+
+    def get_batch_samples(self, *given: Any, **settings: Any) -> tuple[list[Any], None]:
+        """One update's micro-batches; their target tokens are counted."""
+        batches, _ = super().get_batch_samples(*given, **settings)
+        targets = [self._example(*one)[1] for batch in batches for one in batch["examples"]]
+        count = torch.tensor(float(sum(map(len, targets))), device=self.args.device)
+        # Processes average their gradients: each divides by the mean number of tokens.
+        self.tokens = self.accelerator.reduce(count, "mean")
+        return batches, None
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean cross-entropy of the batch's target tokens.
+        """A part's share of the mean cross-entropy of the update's target tokens.
 
         Prompts and targets are one row without padding, and only targets meet the head.
         """
-        prompts, targets, features = [], [], []
-        for clip, clip_features in inputs["examples"]:
-            seed = seed_of(self.recipe.run.seed, self.state.global_step, clip.id)
-            prompt, target = self._example(clip, clip_features, random.Random(seed))
-            prompts.append(prompt)
-            targets.append([target])
-            features.append(clip_features)
+        features = [found for _, found in inputs["examples"]]
+        prompts, targets = zip(*(self._example(*one) for one in inputs["examples"]), strict=True)
         batch = self.processor.batch(prompts, features, self.args.device)
-        logprobs, present = completion_logprobs(model, batch, targets)
-        # Processes average their gradients: each divides by the mean number of tokens.
-        tokens = self.accelerator.reduce(present.sum().float(), "mean")
-        return -logprobs.sum() / tokens
+        logprobs, _ = completion_logprobs(model, batch, [[target] for target in targets])
+        share = -logprobs.sum() / self.tokens
+        return share * self.current_gradient_accumulation_steps  # the Trainer divides by it
 
-    def _example(
-        self, clip: Clip, features: Features, draw: random.Random
-    ) -> tuple[TokenisedPrompt, list[int]]:
+    def _example(self, clip: Clip, features: Features) -> tuple[TokenisedPrompt, list[int]]:
         recipe = self.recipe
+        draw = random.Random(seed_of(recipe.run.seed, self.state.global_step, clip.id))
         think = draw.random() < recipe.think_share and clip.description is not None
         mode: Mode = "think" if think else "answer"
         lost = draw.choice(tuple(Part))

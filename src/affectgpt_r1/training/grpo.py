@@ -9,6 +9,7 @@ their own.
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import compress
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class Rollout:
         samples, completions, rewards: G of each.
         advantages: G of them.
         old: (n,) log-probabilities of all its tokens at the first update; None before it.
-        reference: the same with the adapter off, where a KL term asks for them.
+        reference: the same of the model that the run began with, where a KL term asks for them.
     """
 
     clip: Clip
@@ -79,6 +80,9 @@ class GrpoTrainer(RunTrainer):
         self.rule = RewardRule.of(self.recipe.rewards, self.recipe.mode)
         self.parts: list[dict[str, Any]] = []
         self.counts = (1.0, 1.0)  # completions and tokens of the update, over all its parts
+        # Taken now: a run that goes on loads its checkpoint later, and refers to the same model.
+        trained = self.affect_model.trained_state().values() if self.recipe.beta else ()
+        self.began_with = [(parameter, parameter.detach().clone()) for parameter in trained]
         for module in self.affect_model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # else sampler and loss would be two different policies
@@ -152,7 +156,7 @@ class GrpoTrainer(RunTrainer):
             return model(run=_nothing)
         recipe = self.recipe
         if recipe.beta and rollouts[0].reference is None:
-            with torch.no_grad(), self.affect_model.adapter_off():
+            with torch.no_grad(), self._at_start():
                 scored = self._score(model, rollouts)
             for rollout, row, own in zip(rollouts, *scored, strict=True):
                 rollout.reference = row[own]
@@ -185,6 +189,24 @@ class GrpoTrainer(RunTrainer):
             self.record({"kl": float(mean)})
         loss = average(per_token, counted, recipe, *self.counts)
         return loss * self.current_gradient_accumulation_steps  # the Trainer divides by it
+
+    @contextmanager
+    def _at_start(self) -> Iterator[None]:
+        """Inside the block the model is the one that the run began with: a KL term's reference."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        model: Any = self.affect_model
+        if is_sharded(model):
+            model.reshard()  # after a forward pass the outer part is whole, and would be read so
+        for parameter, other in self.began_with:
+            now = parameter.detach().clone()
+            parameter.data.copy_(other)  # not as an operation on what a gradient may wait for
+            other.copy_(now)
 
     def _score(self, model: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         batch = self._prompts([(rollout.clip, rollout.features) for rollout in rollouts])

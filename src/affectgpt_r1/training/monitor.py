@@ -20,11 +20,11 @@ def alarms(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What looks wrong with a run's newest updates: the figure's name, and a line about it.
 
     A gradient twenty times what is usual; a reward at half of its best; groups that do not vary,
-    so that nothing is learned; answers twice as long as at the start, the commonest reward hacking
-    (PAPER.md, "Length penalty").
+    so that nothing is learned; answers twice as long as where `rows` begin, the commonest reward
+    hacking (PAPER.md, "Length penalty").
 
     Args:
-        rows: of `metrics.jsonl`, in order.
+        rows: of `metrics.jsonl`, in order; a run gives its last 2,000.
     """
     found = {}
     norms = [row["grad_norm"] for row in rows[-_MEMORY:] if "grad_norm" in row]

@@ -1,7 +1,8 @@
 """The update that ended a run, made again from what was saved of it.
 
 Nothing is trained and nothing is written. Whether its figures are numbers is found again, and of
-which clips they are none; of several processes each saved its own clips.
+which clips they are none; of several processes each saved its own clips. A KL term's reference was
+saved with the completions; an update that ended before it had any is made again without the term.
 """
 
 from collections.abc import Sequence

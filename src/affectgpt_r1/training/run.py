@@ -75,7 +75,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None, {})
+        return RunResult(folder / "model", 0, None, {}, best(folder))
     clips, dropped = _training_clips(recipe.data)
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
@@ -108,7 +108,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None, {})
+        return RunResult(folder / "model", 0, None, {}, best(folder))
     RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
     clips, dropped = _training_clips(recipe.data)
@@ -123,11 +123,6 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
         dropped["no label in the lexicon"] = unknown
     judge = _judge(recipe, known, lexicon, reading)
     predictor = load_predictor(Path(recipe.model), profile=recipe.profile)
-    if recipe.beta and predictor.model.config.lora_rank == 0:
-        raise InputError(
-            f"beta={recipe.beta} needs a reference, which is the model with its adapter off, but "
-            f"{recipe.model} has no adapter: set beta=0, or train with lora.rank above 0"
-        )
     examples = _perceived(known, predictor.encoders, recipe.data, reading)
     held_out = _held_out(predictor, recipe, lexicon, reading)
     parts = predictor.model, predictor.processor, examples

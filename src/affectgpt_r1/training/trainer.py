@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 #: Settings that transformers calls by the same names.
 _OF_RUN = {"seed", "save_steps", "bf16"}
 _OF_OPTIMIZER = {"gradient_accumulation_steps", "learning_rate", "warmup_steps", "max_grad_norm"}
+#: Figures that count: their sum over all processes is logged, of others the mean.
+_COUNTS = {"not_judged", "perception_not_judged", "resampled"}
 
 #: Called after each update with the step, the number of steps and the step's metrics.
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -100,6 +102,8 @@ class RunTrainer(Trainer):
             disable_tqdm=True,
             dataloader_pin_memory=False,  # there are no tensors in a batch yet
             use_cpu=not torch.cuda.is_available(),
+            # A sharded model keeps parts of gradients: whole ones would wait for the last batch.
+            accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": run.shard}},
         )
         # Without a launcher transformers would copy the model to each GPU, but not our batches.
         arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -120,14 +124,13 @@ class RunTrainer(Trainer):
         # A model whose parts are where they belong: it is wrapped no further.
         self.is_distributed_loading_by_transformers = is_sharded(model)
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = False
 
     def ask_to_end(self, *_: object) -> None:
         """Ask the run to end, with a checkpoint, after an update; handles a signal."""
         self.asked = True
 
     def record(self, metrics: Mapping[str, float]) -> None:
-        """Add figures of the current batch; their means are logged with the update."""
+        """Add figures of the current batch: means, of counts sums, are logged with the update."""
         for name, value in metrics.items():
             self._figures[name].append(value)
 
@@ -163,7 +166,7 @@ class RunTrainer(Trainer):
         parts = gather_object([(self.asked, dict(self._figures))])
         for name in sorted({name for _, part in parts for name in part}):
             values = [value for _, part in parts for value in part.get(name, ())]
-            logs[name] = math.fsum(values) / len(values)
+            logs[name] = math.fsum(values) / (1 if name in _COUNTS else len(values))
         self._figures.clear()
         super().log(logs, start_time)
         if "train_runtime" in logs:  # of the whole run
@@ -199,19 +202,6 @@ class RunTrainer(Trainer):
         norm = whole(super()._get_grad_norm(model, grad_norm))
         self.check_finite(loss=self.accelerator.reduce(self._tr_loss, "mean"), gradient=norm)
         return norm
-
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        model: Any = self.affect_model
-        model.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            model.set_requires_gradient_sync(True)
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: prompts and completions differ from step to step."""
-        return 0
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         final = checkpoint_path(self.run_folder, self.state.global_step)
