@@ -259,8 +259,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
 def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     recipe = cold_start_recipe(tmp_path / "run")
     check_run(tmp_path / "run", recipe)
-    begin_run(tmp_path / "run", recipe)
+    begin_run(tmp_path / "run", recipe, "clips")
     check_run(tmp_path / "run", recipe)
+    begin_run(tmp_path / "run", recipe, "clips")
+    with pytest.raises(CheckpointError, match="begun on other clips"):
+        begin_run(tmp_path / "run", recipe, "others")
     written = tmp_path / "run/recipe.yaml"
     lines = written.read_text().splitlines()
     assert "modality_dropout: 0.0" in lines

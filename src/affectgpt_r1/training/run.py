@@ -4,6 +4,8 @@ Each reads its data, encodes what the cache lacks, trains and writes the run fol
 the same folder, it goes on from the last whole checkpoint, or finds nothing left to do.
 """
 
+import hashlib
+import json
 import logging
 import signal
 import threading
@@ -171,7 +173,9 @@ def _judge(
 
 
 def _run(trainer: RunTrainer, dropped: Mapping[str, int]) -> RunResult:
-    with locked(trainer.run_folder, trainer.recipe), asked_by_sigterm(trainer):
+    rows = [[c.id, c.subtitle, c.labels, c.description, f.key] for c, f in trainer.examples]
+    clips = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    with locked(trainer.run_folder, trainer.recipe, clips), asked_by_sigterm(trainer):
         checkpoint = newest(trainer.run_folder)
         if checkpoint is None:
             trainer.forget_after(0)

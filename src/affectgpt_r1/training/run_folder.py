@@ -55,27 +55,43 @@ def check_run(folder: Path, recipe: Recipe) -> bool:
     return (folder / "model" / "config.json").is_file()
 
 
-def begin_run(folder: Path, recipe: BaseModel) -> None:
-    """Make the run folder and write recipe and versions; a resumed run keeps the first ones."""
-    if (folder / "environment.json").is_file():
+def begin_run(folder: Path, recipe: BaseModel, clips: str) -> None:
+    """Make the run folder and write recipe and versions; a resumed run keeps the first ones.
+
+    Args:
+        folder, recipe: the run's.
+        clips: names what is trained on.
+
+    Raises:
+        CheckpointError: the run was begun on other clips.
+    """
+    path = folder / "environment.json"
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")).get("clips", clips) != clips:
+            raise CheckpointError(
+                f"{folder} was begun on other clips, labels or features than there are now: it "
+                "cannot go on with these; put them back, or set run.output to another folder"
+            )
         return
     make_folder(folder)
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
     # All that numbers may depend on.
-    found = {"git_commit": _git_commit()} | {part.name: part.value for part in versions()}
-    write_whole(folder / "environment.json", json.dumps(found, indent=1))
+    found = {"git_commit": _git_commit(), "clips": clips} | {
+        part.name: part.value for part in versions()
+    }
+    write_whole(path, json.dumps(found, indent=1))
 
 
 @contextmanager
-def locked(folder: Path, recipe: BaseModel) -> Iterator[None]:
+def locked(folder: Path, recipe: BaseModel, clips: str) -> Iterator[None]:
     """Begin a run in its folder, or go on, and hold it; the first process holds it for all.
 
     Raises:
-        CheckpointError: another run that lives holds it.
+        CheckpointError: another run that lives holds it, or it was begun on other clips.
         InputError: what is done inside the block cannot write there.
     """
     with writing(folder, _GO_ON, (OSError, SafetensorError, RuntimeError)):
-        begin_run(folder, recipe)
+        begin_run(folder, recipe, clips)
         with (folder / "lock").open("w") as file:
             if os.environ.get("RANK", "0") == "0":
                 try:
