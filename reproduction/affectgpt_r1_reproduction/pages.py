@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from affectgpt_r1.emotion.score import signature
@@ -92,6 +93,7 @@ _HEADERS = (
     "95 %",
     "words",
     "coverage",
+    "different answers",
     "well formed",
     "seeds",
 )
@@ -121,6 +123,7 @@ def _rows(table: Table, ground: Ground, found: Mapping[str, Found]) -> Iterator[
             f"{difference.value:+.3f}" if difference else "",
             _bounds(difference) if difference else "",
             *(f"{ground.interval(figure, one.said).value:.3f}" for figure in figures),
+            f"{fmean(len(set(map(frozenset, words))) for words in one.said.values()):.0f}",
             f"{one.mean('well_formed'):.3f}",
             str(len(one.said)),
         ]
