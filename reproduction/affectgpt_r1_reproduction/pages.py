@@ -164,10 +164,10 @@ def _claim(one: Judged) -> dict[str, Any]:
     return {
         "says": one.claim.says,
         "figure": one.claim.figure,
-        "value": round(interval.value, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
-        "p": round(one.p, 4),
+        "value": round(interval.value, 6),
+        "low": round(interval.low, 6),
+        "high": round(interval.high, 6),
+        "p": round(one.p, 6),
         "by_seed": [round(value, 4) for value in one.by_seed],
         "verdict": one.verdict,
     }

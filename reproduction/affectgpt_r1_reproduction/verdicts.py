@@ -6,6 +6,7 @@ Intervals are over test clips and seeds at once: groups of clips are drawn as ev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -142,11 +143,11 @@ def _ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> Statistic
 
 
 def _over_seeds(seeds: Sequence[Statistic]) -> Statistic:
-    """The mean over seeds, on every draw of clips with an error that other seeds could have made.
+    """The mean over seeds; on every draw of clips with all errors that so few seeds may have.
 
-    Seeds differ because training does, and because each is wrong on other clips. The second is in
-    the draws of clips already and is taken off the variance between seeds; by what is left the mean
-    may be off, in units of Student's t for so few seeds.
+    Their spread tells how far off their mean may be, in units of Student's t. It holds also where
+    each is wrong on other clips, which the draws of clips hold already: the interval is rather too
+    wide than too narrow.
     """
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -154,12 +155,16 @@ def _over_seeds(seeds: Sequence[Statistic]) -> Statistic:
         count, mean = len(seeds), np.asarray(values.mean(axis=1))
         if count < 2:
             return mean
-        off = values - mean[:, None]  # the first row: on the samples as they are
-        by_clips = (off[1:] - off[0]).var(axis=0).sum() / (count - 1)
-        between = max(values[0].var(ddof=1) - by_clips, 0.0)
-        drawn = np.random.default_rng(1).standard_t(count - 1, size=len(values))
-        drawn[0] = 0.0
-        found: NDArray[np.float64] = mean + drawn * (between / count) ** 0.5
-        return found
+        # The first row: on the clips as they are.
+        errors = _student(count - 1) * (values[0].std(ddof=1) / count**0.5)
+        return np.concatenate([mean[:1], (mean[1:, None] + errors).ravel()])
 
     return statistic
+
+
+@cache
+def _student(freedom: int) -> NDArray[np.float64]:
+    """200 values of Student's t that stand for equal shares of it, symmetric about 0."""
+    drawn = np.random.default_rng(0).standard_t(freedom, size=1_000_000)
+    shares = np.quantile(drawn, (np.arange(200) + 0.5) / 200)
+    return np.asarray((shares - shares[::-1]) / 2)

@@ -46,7 +46,8 @@ def bootstrap(
     """A statistic's interval over draws of whole groups.
 
     Args:
-        statistic: for example `ew_statistic(...)`, or the `difference` of two.
+        statistic: for example `ew_statistic(...)`, or the `difference` of two; it may give several
+            values a draw, all of equal weight.
         groups: N group names.
         resamples: draws.
         seed: of the draws; both sides of a difference see the same ones.
@@ -54,9 +55,10 @@ def bootstrap(
     values = statistic(_weights(tuple(groups), resamples, seed))
     if len(set(groups)) < 2:
         return Interval(float(values[0]), math.nan, math.nan, math.nan)
-    low, high = np.interp([2.5, 97.5], np.linspace(0, 100, resamples), np.sort(values[1:]))
-    beyond = min(int((values[1:] <= 0).sum()), int((values[1:] >= 0).sum()))
-    p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    drawn = np.sort(values[1:])
+    low, high = np.interp([2.5, 97.5], np.linspace(0, 100, len(drawn)), drawn)
+    share = min((drawn <= 0).mean(), (drawn >= 0).mean())
+    p = min(1.0, 2 * (float(share) * resamples + 1) / (resamples + 1))
     return Interval(float(values[0]), float(low), float(high), p)
 
 
