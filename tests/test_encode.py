@@ -28,7 +28,8 @@ from affectgpt_r1.media.audio import read_waveform
 from affectgpt_r1.media.container import MAX_DURATION_S
 from affectgpt_r1.media.worker import Guard, guarded
 from affectgpt_r1.perception.cache import FeatureCache
-from affectgpt_r1.perception.encode import encode_clips, to_encode
+from affectgpt_r1.perception.encode import _name, encode_clips, to_encode
+from affectgpt_r1.perception.encode import failures as encode_failures
 from affectgpt_r1.perception.features import EncoderSource, Features, perceive
 from affectgpt_r1.perception.signal import GradientFaceEncoder, SignalSpeechEncoder
 from affectgpt_r1_demo.clips import demo_lines, write_demo
@@ -343,6 +344,14 @@ class BlindEncoder(GradientFaceEncoder):
 
     def encode(self, steps: NDArray[Any]) -> NDArray[np.float32]:
         return super().encode(steps) * np.float32(np.nan)
+
+
+def test_a_text_that_failed_speaks_for_itself_alone(tmp_path: Path) -> None:
+    row = {"id": "a", "media": _name(Clip("a")), "reason": "its reader died"}
+    (tmp_path / "failures.jsonl").write_text(json.dumps(row) + "\n")
+    assert encode_failures([Clip("a"), Clip("b")], FeatureCache(tmp_path)) == {
+        "a": "its reader died"
+    }
 
 
 def test_a_list_of_failures_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
     begin_run(tmp_path / "run", recipe, "clips")
     check_run(tmp_path / "run", recipe)
     begin_run(tmp_path / "run", recipe, "clips")
-    with pytest.raises(CheckpointError, match="begun on other clips"):
+    with pytest.raises(CheckpointError, match="was begun on other clips"):
         begin_run(tmp_path / "run", recipe, "others")
     written = tmp_path / "run/recipe.yaml"
     lines = written.read_text().splitlines()

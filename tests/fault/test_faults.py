@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -286,6 +287,22 @@ def test_a_run_that_is_asked_to_end_between_two_updates_on_the_same_completions_
     _run(trainer(tmp_path / "whole"), {})
     files = [tmp_path / run / "model/fusion.safetensors" for run in ("run", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_run_goes_on_with_no_other_clips_and_from_no_other_model(tmp_path: Path) -> None:
+    def trainer(data: Examples) -> RunTrainer:
+        return cold_start_trainer(tmp_path / "run", data, max_steps=6)
+
+    clips = examples(8)
+    stopped = trainer(clips)
+    stopped.progress = lambda step, *_: stopped.ask_to_end() if step == 2 else None
+    with pytest.raises(SystemExit):
+        _run(stopped, {}, "a model")
+    relabelled = [(replace(clip, labels=("calm",)), found) for clip, found in clips]
+    for data, start in ((clips[:-1], "a model"), (relabelled, "a model"), (clips, "another")):
+        with pytest.raises(CheckpointError, match="was begun on other clips"):
+            _run(trainer(data), {}, start)
+    assert _run(trainer(clips), {}, "a model").steps == 6
 
 
 def test_a_run_killed_while_its_folder_was_begun_is_begun_again(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class SentimentScore:
     skipped: Mapping[str, int]
 
 
-def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str]) -> SentimentScore:
+def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) -> SentimentScore:
     """Score sentiments against signed labels.
 
     Args:
@@ -43,19 +43,21 @@ def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str]) -> Sent
     1.0
     """
     _, true, said = signs(labels, sentiments)
-    n = len(true)
+    n, zero = len(true), sum(label == 0 for label in labels)
     return SentimentScore(
         waf=float(weighted_f1(true, said, np.ones(n))),
         accuracy=float((true == said).sum()) / max(n, 1),
         n=n,
-        skipped=reasons({"the label is 0": len(labels) - n}),
+        skipped=reasons({"the label is 0": zero, "no sentiment": len(labels) - zero - n}),
     )
 
 
-def signs(labels: Sequence[float], sentiments: Sequence[str]) -> tuple[NDArray[np.bool_], ...]:
+def signs(
+    labels: Sequence[float], sentiments: Sequence[str | None]
+) -> tuple[NDArray[np.bool_], ...]:
     """Which samples are scored, (N,), and of those which are positive and were said to be."""
     signed = np.asarray(labels, dtype=np.float64)
-    scored = signed != 0
+    scored = (signed != 0) & np.array([s is not None for s in sentiments], dtype=bool)
     said = np.array([sentiment == "positive" for sentiment in sentiments], dtype=bool)
     return scored, signed[scored] > 0, said[scored]
 

@@ -238,7 +238,8 @@ _cache_in = lru_cache(FeatureCache)
 
 
 def _name(clip: Clip) -> str:
-    return " ".join(str(p.resolve()) for p in (clip.video, clip.audio, clip.faces) if p)
+    places = [str(p.resolve()) for p in (clip.video, clip.audio, clip.faces) if p]
+    return " ".join(places) or f"{clip.id}, text alone"
 
 
 def _strike(cache: FeatureCache, solved: set[str]) -> None:

@@ -53,14 +53,14 @@ class RunResult:
         model: the final model's folder.
         steps: updates in all; 0 where the run was finished before.
         resumed_from: the checkpoint it went on from.
-        dropped: training clips left out, by reason.
+        dropped: training clips left out, by reason; None where the run was finished before.
         best: the checkpoint with the best F on the clips held out, where there are any.
     """
 
     model: Path
     steps: int
     resumed_from: str | None
-    dropped: Mapping[str, int]
+    dropped: Mapping[str, int] | None
     best: Path | None = None
 
 
@@ -77,7 +77,7 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None, {}, best(folder))
+        return RunResult(folder / "model", 0, None, None, best(folder))
     clips, dropped = _training_clips(recipe.data)
     profile = PROFILES[recipe.profile].but(**recipe.encoders.model_dump())
     encoders = encoder_source(profile)
@@ -110,7 +110,7 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
     """
     folder = Path(recipe.run.output)
     if check_run(folder, recipe):
-        return RunResult(folder / "model", 0, None, {}, best(folder))
+        return RunResult(folder / "model", 0, None, None, best(folder))
     RewardRule.of(recipe.rewards, recipe.mode)  # refused before anything is loaded
     lexicon = Lexicon.load(recipe.lexicon.name, folder=recipe.lexicon.folder)
     clips, dropped = _training_clips(recipe.data)
@@ -129,7 +129,8 @@ def train_grpo(recipe: GrpoRecipe, reading: Reading, step: Progress) -> RunResul
     held_out = _held_out(predictor, recipe, lexicon, reading)
     parts = predictor.model, predictor.processor, examples
     settings = {"recipe": recipe, "progress": step, "held_out": held_out}
-    return _run(GrpoTrainer(*parts, lexicon=lexicon, judge=judge, **settings), dropped)
+    trainer = GrpoTrainer(*parts, lexicon=lexicon, judge=judge, **settings)
+    return _run(trainer, dropped, predictor.signature.rpartition("|v:")[0])
 
 
 def _held_out(
@@ -172,10 +173,10 @@ def _judge(
     return PairwiseJudge(*shown, lexicon, folder, settings.by)
 
 
-def _run(trainer: RunTrainer, dropped: Mapping[str, int]) -> RunResult:
+def _run(trainer: RunTrainer, dropped: Mapping[str, int], start: str = "") -> RunResult:
     rows = [[c.id, c.subtitle, c.labels, c.description, f.key] for c, f in trainer.examples]
-    clips = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-    with locked(trainer.run_folder, trainer.recipe, clips), asked_by_sigterm(trainer):
+    begun_on = hashlib.sha256(json.dumps([start, rows]).encode()).hexdigest()[:16]
+    with locked(trainer.run_folder, trainer.recipe, begun_on), asked_by_sigterm(trainer):
         checkpoint = newest(trainer.run_folder)
         if checkpoint is None:
             trainer.forget_after(0)
@@ -235,7 +236,7 @@ def _readable(manifest: Path, data: DataSettings) -> tuple[tuple[Clip, ...], int
         name, why = next(iter(faults.items()))
         of = f"{len(faults)} of {len(clips)} clips (first: {name!r}, {why})"
         told = f"{manifest}: {of} could not be read"
-        if len(faults) > data.max_unreadable * len(clips):
+        if len(faults) > min(data.max_unreadable * len(clips), len(clips) - 1):
             raise InputError(
                 f"{told}: mend them and `encode --retry`, or raise data.max_unreadable"
             )

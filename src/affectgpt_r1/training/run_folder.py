@@ -55,43 +55,46 @@ def check_run(folder: Path, recipe: Recipe) -> bool:
     return (folder / "model" / "config.json").is_file()
 
 
-def begin_run(folder: Path, recipe: BaseModel, clips: str) -> None:
+def begin_run(folder: Path, recipe: BaseModel, begun_on: str) -> None:
     """Make the run folder and write recipe and versions; a resumed run keeps the first ones.
 
     Args:
         folder, recipe: the run's.
-        clips: names what is trained on.
+        begun_on: names the clips, and of GRPO the model that it begins with.
 
     Raises:
-        CheckpointError: the run was begun on other clips.
+        CheckpointError: the run was begun on others.
     """
     path = folder / "environment.json"
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")).get("clips", clips) != clips:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before.get("begun_on", begun_on) != begun_on:
             raise CheckpointError(
-                f"{folder} was begun on other clips, labels or features than there are now: it "
-                "cannot go on with these; put them back, or set run.output to another folder"
+                f"{folder} was begun on other clips (their order, words or features; one that "
+                "could not be read then is another too), or from another model: put them back, or "
+                "set run.output to another folder"
             )
         return
     make_folder(folder)
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
     # All that numbers may depend on.
-    found = {"git_commit": _git_commit(), "clips": clips} | {
+    found = {"git_commit": _git_commit(), "begun_on": begun_on} | {
         part.name: part.value for part in versions()
     }
     write_whole(path, json.dumps(found, indent=1))
 
 
 @contextmanager
-def locked(folder: Path, recipe: BaseModel, clips: str) -> Iterator[None]:
+def locked(folder: Path, recipe: BaseModel, begun_on: str) -> Iterator[None]:
     """Begin a run in its folder, or go on, and hold it; the first process holds it for all.
 
     Raises:
-        CheckpointError: another run that lives holds it, or it was begun on other clips.
+        CheckpointError: another run that lives holds it, or it was begun on other clips
+            or from another model.
         InputError: what is done inside the block cannot write there.
     """
     with writing(folder, _GO_ON, (OSError, SafetensorError, RuntimeError)):
-        begin_run(folder, recipe, clips)
+        begin_run(folder, recipe, begun_on)
         with (folder / "lock").open("w") as file:
             if os.environ.get("RANK", "0") == "0":
                 try:
