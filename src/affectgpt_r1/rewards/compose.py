@@ -6,7 +6,7 @@ A term that could not be judged is None: left out of the sum and counted, never 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from math import fsum, log
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from pydantic import ValidationError, model_validator
 
@@ -16,6 +16,8 @@ from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import sample_f, sample_jaccard
 from affectgpt_r1.errors import InputError
+
+_Score: TypeAlias = Callable[[Sequence[str], Sequence[str], Lexicon, int], float]
 
 
 class RewardRule(RewardSettings):
@@ -103,10 +105,12 @@ def reward(
         rule: weights and penalty.
         perception: what a judge gave (`rewards.perception`); None: not judged.
     """
-    words = completion.words
+    words, level = completion.words, rule.level
 
-    def over_rings(score: Callable[..., float], *sides: Sequence[str]) -> float:
-        return sum(score(*sides, lexicon, level) for level in rule.levels) / len(rule.levels)
+    def over_rings(score: _Score, one: Sequence[str], other: Sequence[str]) -> float:
+        if level != "mixed":
+            return score(one, other, lexicon, level)
+        return (score(one, other, lexicon, 1) + score(one, other, lexicon, 2)) / 2
 
     judged = any(lexicon.counts(word) for word in labels)
     form = float(completion.well_formed)
