@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/.."
 OUT=$(realpath "$1") BUDGET=${2:-500} TINY=${TINY:-}
-export PYTHONPATH=$PWD/src:$PWD/demo:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$PWD/src:$PWD/demo:$PWD/reproduction:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false TQDM_DISABLE=1
 # Looking whether there is a GPU must not spoil processes that are forked later.
 export PYTORCH_NVML_BASED_CUDA_CHECK=1
@@ -64,7 +64,7 @@ timeout "$(least 60 $((BUDGET > SECONDS ? BUDGET - SECONDS : 1)))" tail --pid=$w
 say "weights and features are there"
 
 against_trl gpu-short 45 130
-against_trl gpu-long 75 220
+against_trl gpu-long 110 150
 full cold-start 90
 full grpo 110
 full predict 80

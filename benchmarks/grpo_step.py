@@ -84,19 +84,19 @@ class Setting:
 
 
 _RANDOM: dict[str, Any] = {"rounds": 1, "sides": _IN_WHOLE}
+_LONG: dict[str, Any] = {
+    "ours": "ours_checkpointing",
+    "shape": "full",
+    "rounds": 1,
+    "steps": 3,
+    "sides": ("ours_checkpointing", "trl"),
+}
 SETTINGS = {
     "short": Setting(16),
     "long": Setting(96, ours="ours_checkpointing", rounds=2, compared=1),
     "gpu-short": Setting(16, shape="full", steps=4, **_RANDOM),
-    "gpu-long": Setting(256, ours="ours_checkpointing", shape="full", steps=3, **_RANDOM),
-    "gpu-wide": Setting(
-        *(128, "ours_checkpointing", "full"),
-        rounds=1,
-        steps=3,
-        prompts=8,
-        group=16,
-        sides=("ours_checkpointing", "trl"),
-    ),
+    "gpu-long": Setting(256, **_LONG),
+    "gpu-wide": Setting(128, **_LONG, prompts=8, group=16),
     "tiny": Setting(6, shape="tiny", steps=3, **_RANDOM),
 }
 WORDS = "well the rain came down on old roofs while people in the house spoke of a long quiet day "

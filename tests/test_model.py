@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -32,6 +33,7 @@ from affectgpt_r1.model.profiles import (
     load_processor,
     nano_language_model,
 )
+from affectgpt_r1.model.shared_prefix import completion_logprobs
 from affectgpt_r1.model.weights import load_language_model, weights_digest
 from affectgpt_r1.perception.pretrained import loading
 from tiny import ENCODERS, examples, fill_adapter, prompt_batch, same_weights, tiny_model
@@ -85,7 +87,8 @@ def test_a_saved_model_has_bit_equal_logits(tmp_path: Path, lora_rank: int) -> N
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
 
 
-def test_a_named_language_model_is_not_copied(tmp_path: Path) -> None:
+def named_model(folder: Path) -> AffectGPTForConditionalGeneration:
+    """A model whose language model lies in a folder of its own."""
     config = Qwen2Config(
         vocab_size=64,
         hidden_size=16,
@@ -94,26 +97,66 @@ def test_a_named_language_model_is_not_copied(tmp_path: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
-    language_model = load_language_model(str(tmp_path / "qwen"), profile="full")
-    model = AffectGPTForConditionalGeneration.create(
+    Qwen2ForCausalLM(config).save_pretrained(folder / "qwen")
+    return AffectGPTForConditionalGeneration.create(
         AffectGPTConfig(
             text_config=config,
-            language_model=str(tmp_path / "qwen"),
+            language_model=str(folder / "qwen"),
             visual_width=6,
             audio_width=4,
             lora_rank=2,
             lora_alpha=4,
             lora_dropout=0.0,
         ),
-        language_model,
+        load_language_model(str(folder / "qwen"), profile="full"),
         seed=0,
     )
+
+
+def test_a_named_language_model_is_not_copied(tmp_path: Path) -> None:
+    model = named_model(tmp_path)
     model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model/language_model").exists()
     again = AffectGPTForConditionalGeneration.from_pretrained(tmp_path / "model")
     ids = torch.randint(0, 64, (2, 5))
     assert torch.equal(model.eval()(input_ids=ids).logits, again(input_ids=ids).logits)
+
+
+def test_frozen_weights_held_in_bfloat16_change_no_bit_under_its_autocast(tmp_path: Path) -> None:
+    model = named_model(tmp_path)
+    fill_adapter(model, 0.2)
+    batch = {
+        "input_ids": torch.arange(10).reshape(2, 5),
+        "attention_mask": torch.ones(2, 5, dtype=torch.long),
+        "modality": torch.tensor([[0, 1, 2, 3, 0]] * 2),
+        "visual": torch.randn(2, 3, 6),
+        "audio": torch.randn(2, 3, 4),
+    }
+
+    def outcome() -> list[Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            scored, _ = completion_logprobs(model, batch, [[[1, 2, 3], [4, 5]], [[6], [7, 8]]])
+            logits = model(**batch).logits.detach()
+        scored.sum().backward()
+        gradients = [p.grad for p in model.trained_state().values()]
+        return [scored.detach(), logits, *(g for g in gradients if g is not None)]
+
+    before, size = outcome(), len(model.trained_state())
+    model.round_frozen()
+    after = outcome()
+    assert len(before) == len(after) == size + 2
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    held = {name: p.dtype for name, p in model.named_parameters() if not p.requires_grad}
+    assert {dtype for name, dtype in held.items() if "proj" in name} == {torch.bfloat16}
+    assert held["language_model.model.embed_tokens.weight"] == torch.float32
+    assert {p.dtype for p in model.trained_state().values()} == {torch.float32}
+
+
+def test_a_language_model_that_is_saved_whole_is_not_rounded() -> None:
+    model, _ = tiny_model()
+    model.round_frozen()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_other_frozen_weights_than_those_trained_on_are_refused(tmp_path: Path) -> None:

@@ -6,8 +6,15 @@ import torch
 from transformers import GenerationConfig
 
 from affectgpt_r1.dialogue import prompt_pieces
-from affectgpt_r1.model.sampling import Sample, SamplingSettings, draw, sample, seed_of
-from tiny import features, prompt_batch, tiny_model
+from affectgpt_r1.model.sampling import (
+    Sample,
+    SamplingSettings,
+    _continue,
+    draw,
+    sample,
+    seed_of,
+)
+from tiny import features, fill_adapter, prompt_batch, tiny_model
 
 SETTINGS = SamplingSettings(max_new_tokens=12, temperature=1.0)
 
@@ -44,6 +51,33 @@ def test_a_completion_does_not_depend_on_its_batch() -> None:
             settings=SETTINGS,
         )
         assert alone[0][0].ids == together[place][2].ids
+
+
+def test_caches_of_fixed_size_draw_what_growing_ones_draw() -> None:
+    model, processor = tiny_model()
+    fill_adapter(model.double().eval(), 0.2)
+    batch, seeds = prompt_batch(processor), range(6)  # ends fall on different tokens
+    for settings in (
+        SamplingSettings(24, 0.9, top_p=0.95),
+        SamplingSettings(40, temperature=0),
+        SamplingSettings(2),
+    ):
+        with torch.no_grad():
+            growing = _continue(model, processor, batch, seeds, settings, fixed=False)
+            fixed = _continue(model, processor, batch, seeds, settings, fixed=True)
+        assert [s.ids for s in fixed] == [s.ids for s in growing]
+        for one, other in zip(fixed, growing, strict=True):
+            assert torch.allclose(torch.tensor(one.logprobs), torch.tensor(other.logprobs))
+
+
+def test_caches_of_fixed_size_draw_the_same_in_autocast_too() -> None:
+    model, processor = tiny_model()
+    fill_adapter(model.eval(), 0.2)
+    batch, settings = prompt_batch(processor), SamplingSettings(24, 0.9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        growing = _continue(model, processor, batch, range(6), settings, fixed=False)
+        fixed = _continue(model, processor, batch, range(6), settings, fixed=True)
+    assert [s.ids for s in fixed] == [s.ids for s in growing]
 
 
 def test_other_seeds_make_other_completions() -> None:

@@ -181,6 +181,18 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 layer.base_layer.weight.data = weight
             self.language_model.enable_adapters()
 
+    def round_frozen(self) -> None:
+        """Hold in bfloat16 what autocast to it would round in each pass: equal to the bit.
+
+        For a model that runs under such autocast alone. One that is saved whole stays as it is.
+        """
+        shared = self.get_input_embeddings().weight  # also read as it is, where it is the head too
+        modules = [] if _carries_language_model(self.config) else self.language_model.modules()
+        for module in modules:
+            if isinstance(module, nn.Linear) and module.weight is not shared:
+                for weight in module.parameters(recurse=False):
+                    weight.data = weight.data if weight.requires_grad else weight.data.bfloat16()
+
     def merge_adapter(self) -> None:
         """Add the adapter to the frozen weights for good: the model then has rank 0.
 

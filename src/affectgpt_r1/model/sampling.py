@@ -6,23 +6,25 @@ is sampled together with.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, TopKLogitsWarper, TopPLogitsWarper
+from transformers import Cache, DynamicCache, StaticLayer, TopKLogitsWarper, TopPLogitsWarper
 
 from affectgpt_r1.dialogue import STOP
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
-from affectgpt_r1.model.sharding import any_goes_on
+from affectgpt_r1.model.sharding import any_goes_on, is_sharded
 from affectgpt_r1.model.shared_prefix import Decoding, log_probabilities
 
 #: Merging the adapter costs some ten tokens' gain (docs/benchmarks.md): not for short completions.
 _MERGE_FROM = 32
+#: Recording a step costs the time of some four, and then saves most of each (docs/benchmarks.md).
+_RECORD_FROM = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ def sample(
         settings: how tokens are drawn.
 
     Returns:
-        B lists of G samples. Finished rows leave the batch at once.
+        B lists of G samples. Finished rows leave the batch at once, but on a GPU, where a step is
+        recorded as a graph: there a row costs little beside the weights, and all stay.
     """
     group = len(seeds[0])
     if any(len(row) != group for row in seeds):
@@ -94,9 +97,11 @@ def sample(
     flat = [seed for row in seeds for seed in row]
 
     def run(inner: AffectGPTForConditionalGeneration) -> list[Sample]:
-        long = settings.max_new_tokens >= _MERGE_FROM
-        with inner.adapter_merged() if long else nullcontext():
-            return _continue(inner, processor, batch, flat, settings)
+        longest = settings.max_new_tokens
+        # The layers of a sharded model fetch their weights in each step: no graph does that.
+        fixed = inner.device.type == "cuda" and longest >= _RECORD_FROM and not is_sharded(inner)
+        with inner.adapter_merged() if longest >= _MERGE_FROM else nullcontext():
+            return _continue(inner, processor, batch, flat, settings, fixed)
 
     drawn = model(run=run)
     return [drawn[start : start + group] for start in range(0, len(drawn), group)]
@@ -108,8 +113,9 @@ def _continue(
     batch: Mapping[str, Any],
     seeds: Sequence[int],
     settings: SamplingSettings,
+    fixed: bool,
 ) -> list[Sample]:
-    """Compute the prompts once, then a token a row at a time."""
+    """Compute the prompts once, then a token a row at a time; `fixed`: all rows to the end."""
     attention, group = batch["attention_mask"], len(seeds) // len(batch["input_ids"])  # (B, P)
     positions = (attention.cumsum(-1) - 1).clamp(min=0)
     output = model.forward(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
@@ -127,7 +133,9 @@ def _continue(
     logprobs: list[list[float]] = [[] for _ in seeds]
     finished = [False] * len(seeds)
     rows = list(range(len(seeds)))  # which completion each row of the batch is
-    cache = DynamicCache()
+    cache, advance = DynamicCache(), None
+    if fixed:
+        advance = _fixed_step(model, prefix, position, settings.max_new_tokens - 1)
     for step in range(settings.max_new_tokens):
         draws = [torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows]
         tokens, chosen = draw(logits, torch.stack(draws).to(logits.device), settings)
@@ -139,6 +147,9 @@ def _continue(
         going = [place for place, row in enumerate(rows) if not finished[row]]
         if step + 1 == settings.max_new_tokens or not any_goes_on(bool(going), model):
             break
+        if advance:
+            logits = advance(tokens)
+            continue
         going = going or [0]  # its tokens are not kept: other processes are not done yet
         if len(going) < len(rows):
             index = torch.tensor(going, device=tokens.device)
@@ -152,6 +163,60 @@ def _continue(
         )
         logits = output.logits[:, -1]
     return [Sample(tuple(i), tuple(p), f) for i, p, f in zip(ids, logprobs, finished, strict=True)]
+
+
+class _FixedLayer(StaticLayer):
+    """transformers' cache of fixed size, also where autocast leaves keys and values unlike."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        dtype = torch.promote_types(key_states.dtype, value_states.dtype)
+        return super().update(key_states.to(dtype), value_states.to(dtype))
+
+
+def _fixed_step(
+    model: AffectGPTForConditionalGeneration, prefix: Decoding, position: Tensor, room: int
+) -> Callable[[Tensor], Tensor]:
+    """A function of all rows' tokens (R,) to their next logits (R, V), for `room` steps.
+
+    Everything stays in its place in memory, so that a GPU records a step as a graph after the first
+    and replays it: a step is a thousand small kernels, and to start them one by one takes longer
+    than they do. Elsewhere it is the same step without a graph.
+
+    Args:
+        model, prefix: the model; its prompts.
+        position: (R, 1) of the last token that is known.
+        room: tokens that the cache of a row's own past holds.
+    """
+    tokens, position, count = torch.zeros_like(position), position.clone(), position.new_zeros(1)
+    own = torch.full((1, 1, 1, room), -torch.inf, device=position.device)
+    cache = Cache([_FixedLayer(room) for _ in prefix.prompts])
+    known: Any = {"position_ids": position, "past_key_values": cache}
+    # The mask is not read; without one of four dimensions transformers would build it.
+    known |= {"attention_mask": own, "shared": replace(prefix, own=own)}
+    graph = torch.cuda.CUDAGraph() if position.device.type == "cuda" else None
+    held: list[Tensor] = []
+
+    def step() -> None:
+        own.index_fill_(-1, count, 0.0)
+        count.add_(1)
+        position.add_(1)
+        held[:] = [model.forward(tokens, **known).logits[:, -1]]
+
+    run: Callable[[], None] = step
+
+    def advance(drawn: Tensor) -> Tensor:
+        nonlocal run
+        tokens.copy_(drawn[:, None])
+        run()
+        (logits,) = held
+        if graph is not None and run is step:  # what a first step allocates must not be recorded
+            # Of this thread alone: others may read the next clips meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                step()
+            run = graph.replay
+        return logits
+
+    return advance
 
 
 def draw(logits: Tensor, uniform: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:

@@ -100,12 +100,15 @@ class Decoding:
         bias: (R, 1, 1, P), 0 at a prompt's tokens and -inf at padding.
         slots: (R,) each row's place among the B * G.
         group: G.
+        own: (1, 1, 1, t) 0 at what a row's own past holds, -inf at room that is not used yet;
+            None: there is no such room.
     """
 
     prompts: Sequence[Any]
     bias: Tensor
     slots: Tensor
     group: int
+    own: Tensor | None = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of one token a row: query (R, Hq, 1, D), key (R, Hk, t, D) -> (R, 1, Hq, D)."""
@@ -114,6 +117,8 @@ class Decoding:
         full = torch.promote_types(query.dtype, torch.float32)
         to_prompt = self._over_prompt(packed, self.prompts[layer].keys.transpose(-1, -2)) * scale
         to_own = (packed @ key.transpose(-1, -2)) * scale  # (R, Hk, share, t)
+        if self.own is not None:
+            to_own = to_own + self.own
         scores = torch.cat([to_prompt + self.bias, to_own], -1)
         weights = scores.to(full).softmax(-1).to(query.dtype)
         of_prompt, of_own = weights.split([to_prompt.shape[-1], to_own.shape[-1]], -1)

@@ -112,6 +112,8 @@ class RunTrainer(Trainer):
                 raise InputError("run.shard=true needs several processes: begin with torchrun")
             nn.Module.to(model, arguments.device)
             shard(model, model.language_model.model.layers)
+        elif run.bf16:
+            model.round_frozen()
         make_folder(self.run_folder)
         super().__init__(
             model=model,
