@@ -61,9 +61,8 @@ def run_cells(
     total, done = len(cold) + len(left), 0
     # Fresh processes: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _alone)
-    begin, run = (
-        partial(stage, folds=tuple(folds), runs=runs, results=results) for stage in (_begin, _cell)
-    )
+    begin = partial(_begin, folds=tuple(folds), runs=runs)
+    run = partial(_cell, folds=tuple(folds), runs=runs, results=results)
     try:
         begun = {pool.submit(begin, cell): name for name, cell in cold.items()}
         running = set(begun)
@@ -85,7 +84,7 @@ def _alone() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
-def _begin(cell: Cell, folds: Sequence[Fold], runs: Path, results: Path) -> str | None:
+def _begin(cell: Cell, folds: Sequence[Fold], runs: Path) -> str | None:
     """Train the cold start that several cells wait for, where it is not there; or say why not."""
     fold, folder = folds[cell.fold], runs / f"cold-start-{cell.cold_start_name}"
     data = _data(share_of(fold.cold_start, cell.cold_start_share), fold)
