@@ -6,7 +6,6 @@ is asked, and what an answer means, this module does not know.
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import digest_of, write_whole
 from affectgpt_r1.progress import Progress
 
 if TYPE_CHECKING:
@@ -153,8 +152,7 @@ async def _ask_all(
 
 
 def _path(cache: Path, server: Server, key: str) -> Path:
-    asked = json.dumps([server.model, key])  # a server that moved is the same
-    name = hashlib.sha256(asked.encode()).hexdigest()
+    name = digest_of([server.model, key])  # a server that moved is the same
     return cache / name[:2] / f"{name}.json"
 
 

@@ -30,6 +30,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(value: object) -> str:
+    """64 hex digits over a value that JSON can hold; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
 def writing(
     path: Path,

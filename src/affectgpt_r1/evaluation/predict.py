@@ -24,7 +24,7 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import json_line, sha256_of, writing
+from affectgpt_r1.files import digest_of, json_line, sha256_of, writing
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import PROFILES, encoders_of, load_processor
@@ -275,7 +275,7 @@ def table_of_predictions(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _asked(key: str, clip: Clip) -> str:
     """What a clip's prediction is `asked` about, by its features' key."""
-    return hashlib.sha256(json.dumps([key, clip.subtitle]).encode()).hexdigest()[:16]
+    return digest_of([key, clip.subtitle])[:16]
 
 
 def _name_of(line: bytes) -> tuple[object, ...] | None:
