@@ -98,7 +98,6 @@ def _json_list(text: str) -> list[str] | None:
     if not (stripped.startswith("[") and stripped.endswith("]")):
         return None
     try:
-        value = json.loads(stripped)
+        return [str(item) for item in json.loads(stripped) if item is not None]
     except (ValueError, RecursionError):
         return None
-    return [str(item) for item in value if item is not None] if isinstance(value, list) else None
