@@ -70,8 +70,7 @@ def _reference(text: str) -> tuple[str, ...]:
 def _robust(text: str) -> tuple[str, ...]:
     if _PLAIN.fullmatch(text):
         return tuple(text.strip("[]").split(", "))
-    listed = _json_list(text)
-    if listed is not None:
+    if (listed := _json_list(text)) is not None:
         return tuple(word for item in listed for word in _robust(item))
     text = unicodedata.normalize("NFKC", text).translate(_PLAINER).casefold()
     # Case folding may undo the normal form; a second round makes the result stable.

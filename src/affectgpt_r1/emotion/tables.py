@@ -205,8 +205,7 @@ def _gathered(cells: Iterable[tuple[object, object]]) -> dict[str, set[str]]:
     """From words and the lists beside them: each of both -> the words that it stands for."""
     found: dict[str, set[str]] = {}
     for cell, others in cells:
-        word = str(cell or "").strip().lower()
-        if word:
+        if word := str(cell or "").strip().lower():
             for other in (word, *parse_labels(others, "reference")):
                 found.setdefault(other, set()).add(word)
     if not found:

@@ -98,8 +98,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     Raises:
         InputError: labels of the wrong kind for the metric, or a sample that is answered twice.
     """
-    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(row.id for row in rows).items() if count > 1]:
         raise InputError(
             f"{source}: {twice[0]!r} is answered twice: give each checkpoint and set a file of "
             "its own, or name them in the columns `checkpoint` and `dataset` for `unibench`"
@@ -110,8 +109,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             "completions: leave --parser and --preset out, or take the words out of them first"
         )
     signed, parser = rule.metric == "sentiment", rule.parser
-    wrong = [row.id for row in rows if isinstance(row.labels, int | float) != signed]
-    if wrong:
+    if wrong := [row.id for row in rows if isinstance(row.labels, int | float) != signed]:
         wanted = "numbers (intensities)" if signed else "emotion words"
         raise InputError(
             f"{source}: --metric {rule.metric} needs labels that are {wanted}, and those of "

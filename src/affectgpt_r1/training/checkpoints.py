@@ -59,8 +59,7 @@ def fault(checkpoint: Path) -> str | None:
 def newest(run_folder: Path) -> Path | None:
     """The newest whole checkpoint of a run; broken ones are named in the log and skipped."""
     for path in reversed(_checkpoints(run_folder)):
-        problem = fault(path)
-        if problem is None:
+        if not (problem := fault(path)):
             return path
         logger.warning("skipped the checkpoint %s: %s", path, problem)
     return None
