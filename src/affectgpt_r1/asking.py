@@ -133,7 +133,8 @@ async def _ask_all(
     async def one(key: str) -> None:
         """What was kept of a question, or else the server's answer."""
         nonlocal lost
-        path = _path(cache, server, key)
+        name = digest_of([server.model, key])  # a server that moved is the same
+        path = cache / name[:2] / f"{name}.json"
         answer = _kept(path, read)
         if answer is None:
             async with gate:
@@ -149,11 +150,6 @@ async def _ask_all(
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*map(one, questions)), server.budget_s)
     return {key: answers.get(key) for key in questions}
-
-
-def _path(cache: Path, server: Server, key: str) -> Path:
-    name = digest_of([server.model, key])  # a server that moved is the same
-    return cache / name[:2] / f"{name}.json"
 
 
 def _kept(path: Path, read: Reading) -> str | None:

@@ -119,7 +119,9 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
     own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes each has its own
     nn.Module.to(model, own if torch.cuda.is_available() else "cpu")
-    signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
+    hashes = [bytes.fromhex(sha256_of(path)) for path in sorted(folder.rglob("*.safetensors"))]
+    weights = hashlib.sha256(b"".join(hashes)).hexdigest()[:8]
+    signature = f"affectgpt-r1|profile:{config.profile}|weights:{weights}|v:{__version__}"
     return Predictor(model, load_processor(folder), encoders_of(config), signature)
 
 
@@ -285,8 +287,3 @@ def _name_of(line: bytes) -> tuple[object, ...] | None:
         return row["id"], row["model"], row["signature"], row.get("asked")
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def _digest(folder: Path) -> str:
-    hashes = [bytes.fromhex(sha256_of(path)) for path in sorted(folder.rglob("*.safetensors"))]
-    return hashlib.sha256(b"".join(hashes)).hexdigest()[:8]
