@@ -211,8 +211,7 @@ class GrpoTrainer(RunTrainer):
     def _score(self, model: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         batch = self._prompts([(rollout.clip, rollout.features) for rollout in rollouts])
         ids = [[s.ids for s in rollout.samples] for rollout in rollouts]
-        temperature = self.recipe.rollout.temperature
-        return completion_logprobs(model, batch, ids, temperature=temperature)
+        return completion_logprobs(model, batch, ids, temperature=self.recipe.rollout.temperature)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.recipe.num_iterations == 1:

@@ -167,8 +167,7 @@ def _judge(
     check_server(server)
     folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
     take = settings.take
-    parts = partial(message_parts, take=take)
-    shown = server, parts, lambda clip: f"{take} {content_hash(clip)}"
+    shown = server, partial(message_parts, take=take), lambda clip: f"{take} {content_hash(clip)}"
     return PairwiseJudge(*shown, lexicon, folder, settings.by)
 
 
