@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -162,15 +163,13 @@ def predict(
     """
     rest, model, processor = iter(clips), predictor.model, predictor.processor
     settings, view = _DECODING[decode], predictor.encoders.view
+    ask = partial(processor.ask, view=view, mode=mode, without=without)
     drawn_as = f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
     decoding = drawn_as if settings.temperature else decode
     how = f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
     while part := list(islice(rest, BATCH)):
         read = [(clip, found) for clip, found in part if not isinstance(found, str)]
-        prompts = [
-            processor.ask(clip.subtitle, found, view=view, mode=mode, without=without)
-            for clip, found in read
-        ]
+        prompts = [ask(clip.subtitle, found) for clip, found in read]
         said: Iterator[Any] = iter(())
         if read:
             batch = processor.batch(prompts, [found for _, found in read], model.device)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import compress
 from typing import Any, Literal
 
@@ -227,10 +228,8 @@ class GrpoTrainer(RunTrainer):
 
     def _prompts(self, examples: Sequence[tuple[Clip, Features]]) -> dict[str, Tensor]:
         view, mode = self.affect_model.config.view, self.recipe.mode
-        prompts = [
-            self.processor.ask(clip.subtitle, features, view=view, mode=mode)
-            for clip, features in examples
-        ]
+        ask = partial(self.processor.ask, view=view, mode=mode)
+        prompts = [ask(clip.subtitle, features) for clip, features in examples]
         found = [features for _, features in examples]
         return self.processor.batch(prompts, found, self.args.device)
 
