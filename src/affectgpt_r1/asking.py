@@ -6,7 +6,6 @@ is asked, and what an answer means, this module does not know.
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from affectgpt_r1.errors import InputError
-from affectgpt_r1.files import write_whole
+from affectgpt_r1.files import digest_of, write_whole
 from affectgpt_r1.progress import Progress
 
 if TYPE_CHECKING:
@@ -134,7 +133,8 @@ async def _ask_all(
     async def one(key: str) -> None:
         """What was kept of a question, or else the server's answer."""
         nonlocal lost
-        path = _path(cache, server, key)
+        name = digest_of([server.model, key])  # a server that moved is the same
+        path = cache / name[:2] / f"{name}.json"
         answer = _kept(path, read)
         if answer is None:
             async with gate:
@@ -150,12 +150,6 @@ async def _ask_all(
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*map(one, questions)), server.budget_s)
     return {key: answers.get(key) for key in questions}
-
-
-def _path(cache: Path, server: Server, key: str) -> Path:
-    asked = json.dumps([server.model, key])  # a server that moved is the same
-    name = hashlib.sha256(asked.encode()).hexdigest()
-    return cache / name[:2] / f"{name}.json"
 
 
 def _kept(path: Path, read: Reading) -> str | None:

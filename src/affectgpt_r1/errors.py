@@ -23,10 +23,6 @@ class InputError(AffectGPTError, ValueError):
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that was named does not exist."""
 
-    # OSError formats its arguments as (errno, text); one line of prose is wanted here.
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 class MediaError(InputError):
     """A media file cannot be read: empty, damaged, or of a kind without picture and sound."""

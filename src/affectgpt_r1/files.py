@@ -30,6 +30,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(value: object) -> str:
+    """64 hex digits over a value that JSON can hold; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
 def writing(
     path: Path,
@@ -191,8 +196,7 @@ def read_rows(
     except OSError:
         raise MissingFileError(f"no file at {name}: name one that exists and can be read") from None
     except UnicodeDecodeError as error:
-        told = f"not UTF-8 at byte {error.start}: save the file as UTF-8"
-        raise fault(name, [told]) from None
+        raise fault(name, [f"not UTF-8 at byte {error.start}: save the file as UTF-8"]) from None
     rows: list[Row] = []
     problems: list[str] = []
     for number, found in lines(text):

@@ -20,7 +20,7 @@ from affectgpt_r1.dialogue import Part, View
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
 from affectgpt_r1.evaluation import scoring
-from affectgpt_r1.evaluation.answers import AnswerRow, Kept, read_answers
+from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.render import render
 from affectgpt_r1.files import make_folder, own_rows, write_whole, writing
 from affectgpt_r1.serve.limits import LOCAL, Limits
@@ -319,18 +319,14 @@ def evaluate(
     # Labels of another metric or lexicon are told before the work.
     if not scoring.can_be_scored(scoring.keep(truths, rule, str(manifest)), rule, table):
         raise InputError(f"{manifest}: no label can be scored by {rule.metric} and this lexicon")
-
-    def read(path: Path) -> Kept:
-        return scoring.keep(read_answers(path, clips), rule, str(path))
-
-    before = {str(baseline): read(baseline)} if baseline else {}
+    before = {str(baseline): scoring.read_kept(baseline, rule, clips)} if baseline else {}
     if out:
         make_folder(out)
     with TemporaryDirectory() as scratch:
         lines = (out or Path(scratch)) / "predictions.jsonl"
         how = {"without": without or (), **asdict(reply)}
         _predict_into(lines, model, clips, cache, workers, **how)
-        kept = read(lines)
+        kept = scoring.read_kept(lines, rule, clips)
     scores = scoring.score_row(kept, rule, table, before)
     if out:
         with writing(out):

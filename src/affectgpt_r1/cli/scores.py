@@ -109,12 +109,8 @@ def report(
         raise InputError("--labels and --baseline are for predictions, and a run folder has none")
     clips = read_manifest(labels) if labels else ()
     rule = scoring.Rule(lexicon=lexicon, levels=(level,))
-
-    def read(path: Path) -> Kept:
-        return scoring.keep(read_answers(path, clips), rule, str(path))
-
-    kept = Kept((), ()) if run else read(source)
-    before = {str(baseline): read(baseline)} if baseline else {}
+    kept = Kept((), ()) if run else scoring.read_kept(source, rule, clips)
+    before = {str(baseline): scoring.read_kept(baseline, rule, clips)} if baseline else {}
     result = None if run else scoring.score_row(kept, rule, table, before)
     write_report(out, table, kept, result, clips, before, level=level, run=run)
     return {"report": out}

@@ -70,8 +70,7 @@ def _reference(text: str) -> tuple[str, ...]:
 def _robust(text: str) -> tuple[str, ...]:
     if _PLAIN.fullmatch(text):
         return tuple(text.strip("[]").split(", "))
-    listed = _json_list(text)
-    if listed is not None:
+    if (listed := _json_list(text)) is not None:
         return tuple(word for item in listed for word in _robust(item))
     text = unicodedata.normalize("NFKC", text).translate(_PLAINER).casefold()
     # Case folding may undo the normal form; a second round makes the result stable.
@@ -98,7 +97,6 @@ def _json_list(text: str) -> list[str] | None:
     if not (stripped.startswith("[") and stripped.endswith("]")):
         return None
     try:
-        value = json.loads(stripped)
+        return [str(item) for item in json.loads(stripped) if item is not None]
     except (ValueError, RecursionError):
         return None
-    return [str(item) for item in value if item is not None] if isinstance(value, list) else None

@@ -27,7 +27,6 @@ from affectgpt_r1.errors import LexiconError
 WHEELS, LEVELS = 5, 2
 #: Names the folder of the authors' tables.
 FOLDER_VARIABLE = "AFFECTGPT_R1_LEXICON"
-_AUTHORS = ("mer2025", "mer2026")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Lexicon:
             if folder is not None:
                 raise LexiconError("the built-in lexicon has no folder: leave --lexicon-folder out")
             return _loaded(name, None)
-        if name not in _AUTHORS:
+        if name not in ("mer2025", "mer2026"):
             raise LexiconError(f"no lexicon {name!r}: it is builtin, mer2025 or mer2026")
         place = Path(folder) if folder else authors_folder()
         if not folder and not place.is_dir():

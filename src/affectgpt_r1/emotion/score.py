@@ -39,18 +39,12 @@ class WheelScore:
 
 
 @dataclass(frozen=True, slots=True)
-class RingScore(WheelScore):
-    """F, precision and recall at one ring, means over its wheels; `wheels`: the same, a wheel."""
-
-    wheels: tuple[WheelScore, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusScore(RingScore):
-    """A corpus' score, and what a score cannot say by itself.
+class CorpusScore(WheelScore):
+    """A corpus' score at one ring, and what a score cannot say by itself.
 
     Attributes:
-        f, precision, recall, wheels: as in `RingScore`.
+        f, precision, recall: means over the wheels.
+        wheels: the same, a wheel.
         coverage: share of predicted words that the lexicon knows; None where none were predicted.
         label_coverage: share of the labels that it knows.
         words_per_answer: distinct words.
@@ -59,6 +53,7 @@ class CorpusScore(RingScore):
         signature: names lexicon, level, parser and release.
     """
 
+    wheels: tuple[WheelScore, ...]
     coverage: float | None
     label_coverage: float | None
     words_per_answer: float

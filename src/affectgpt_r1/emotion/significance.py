@@ -87,8 +87,7 @@ def ew_statistic(
 
 def hit_statistic(pairs: Sequence[Pair], lexicon: Lexicon) -> Statistic:
     """HIT of answers to N samples."""
-    found = np.ceil(statistics(pairs, lexicon))  # any class in common is a hit
-    return _over_wheels(found, 2)
+    return _over_wheels(np.ceil(statistics(pairs, lexicon)), 2)  # any class in common is a hit
 
 
 def _over_wheels(found: NDArray[np.float64], figure: int) -> Statistic:

@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.errors import LexiconError
-from affectgpt_r1.files import sha256_of, write_whole
+from affectgpt_r1.files import digest_of, sha256_of, write_whole
 from affectgpt_r1.progress import Progress, counted
 
 #: word -> class, for each of two rings.
@@ -154,7 +154,7 @@ def pack(**content: Any) -> dict[str, Any]:
         **content: the first four of `Tables`, whose words may be sets.
     """
     packed: dict[str, Any] = json.loads(json.dumps(content, default=sorted))  # sets: sorted lists
-    packed["hash"] = hashlib.sha256(json.dumps(packed, sort_keys=True).encode()).hexdigest()[:8]
+    packed["hash"] = digest_of(packed)[:8]
     packed["names"], packed["classes"] = _classes(packed)
     return packed
 
@@ -205,8 +205,7 @@ def _gathered(cells: Iterable[tuple[object, object]]) -> dict[str, set[str]]:
     """From words and the lists beside them: each of both -> the words that it stands for."""
     found: dict[str, set[str]] = {}
     for cell, others in cells:
-        word = str(cell or "").strip().lower()
-        if word:
+        if word := str(cell or "").strip().lower():
             for other in (word, *parse_labels(others, "reference")):
                 found.setdefault(other, set()).add(word)
     if not found:

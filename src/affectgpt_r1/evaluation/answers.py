@@ -112,8 +112,7 @@ def read_answers(
             own = found.group if found.group != found.id else clip.group or found.id
             dataset = found.dataset or clip.dataset
             found = replace(found, labels=clip.truth, group=own, dataset=dataset)
-        first = lines.setdefault((found.id, found.dataset, found.checkpoint), line)
-        if first != line:
+        if (first := lines.setdefault((found.id, found.dataset, found.checkpoint), line)) != line:
             raise ValueError(f"id {found.id!r} stands on line {first} already")
         if found.labels is None:
             raise ValueError(f"{found.id!r} has no labels: add `labels` or --labels MANIFEST")

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import Mode, Part, parse_completion
 from affectgpt_r1.errors import InputError, ModelFolderError
 from affectgpt_r1.evaluation.render import json_row
-from affectgpt_r1.files import json_line, sha256_of, writing
+from affectgpt_r1.files import digest_of, json_line, sha256_of, writing
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.processing import AffectGPTProcessor
 from affectgpt_r1.model.profiles import PROFILES, encoders_of, load_processor
@@ -119,7 +120,9 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
     model = AffectGPTForConditionalGeneration.from_pretrained(folder)
     own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes each has its own
     nn.Module.to(model, own if torch.cuda.is_available() else "cpu")
-    signature = f"affectgpt-r1|profile:{config.profile}|weights:{_digest(folder)}|v:{__version__}"
+    hashes = [bytes.fromhex(sha256_of(path)) for path in sorted(folder.rglob("*.safetensors"))]
+    weights = hashlib.sha256(b"".join(hashes)).hexdigest()[:8]
+    signature = f"affectgpt-r1|profile:{config.profile}|weights:{weights}|v:{__version__}"
     return Predictor(model, load_processor(folder), encoders_of(config), signature)
 
 
@@ -160,15 +163,13 @@ def predict(
     """
     rest, model, processor = iter(clips), predictor.model, predictor.processor
     settings, view = _DECODING[decode], predictor.encoders.view
+    ask = partial(processor.ask, view=view, mode=mode, without=without)
     drawn_as = f"t{settings.temperature:g}p{settings.top_p:g}k{settings.top_k}s{seed}"
     decoding = drawn_as if settings.temperature else decode
     how = f"mode:{mode}|decode:{decoding}|without:{'+'.join(sorted(without)) or 'nothing'}"
     while part := list(islice(rest, BATCH)):
         read = [(clip, found) for clip, found in part if not isinstance(found, str)]
-        prompts = [
-            processor.ask(clip.subtitle, found, view=view, mode=mode, without=without)
-            for clip, found in read
-        ]
+        prompts = [ask(clip.subtitle, found) for clip, found in read]
         said: Iterator[Any] = iter(())
         if read:
             batch = processor.batch(prompts, [found for _, found in read], model.device)
@@ -275,7 +276,7 @@ def table_of_predictions(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _asked(key: str, clip: Clip) -> str:
     """What a clip's prediction is `asked` about, by its features' key."""
-    return hashlib.sha256(json.dumps([key, clip.subtitle]).encode()).hexdigest()[:16]
+    return digest_of([key, clip.subtitle])[:16]
 
 
 def _name_of(line: bytes) -> tuple[object, ...] | None:
@@ -285,8 +286,3 @@ def _name_of(line: bytes) -> tuple[object, ...] | None:
         return row["id"], row["model"], row["signature"], row.get("asked")
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def _digest(folder: Path) -> str:
-    hashes = [bytes.fromhex(sha256_of(path)) for path in sorted(folder.rglob("*.safetensors"))]
-    return hashlib.sha256(b"".join(hashes)).hexdigest()[:8]

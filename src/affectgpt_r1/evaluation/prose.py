@@ -3,11 +3,10 @@
 What the server does not tell is None, never an empty list.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from platformdirs import user_cache_path
 
@@ -21,7 +20,6 @@ from affectgpt_r1.evaluation.answers import AnswerRow
 from affectgpt_r1.evaluation.scoring import Rule
 from affectgpt_r1.progress import Progress
 
-Read = TypeVar("Read")
 _WORDS = (
     "Below is a description of a person in a video. List the words for the person's emotional "
     "states that the description supports, separated by commas. Leave out emotions that it denies "
@@ -88,7 +86,8 @@ def ask_words(
     Raises:
         InputError: as `ask_all`.
     """
-    return _ask(_WORDS, _words_in, texts, server, cache, progress)
+    replies = _ask(_WORDS, texts, server, cache, progress)
+    return [None if reply is None else _words_in(reply) for reply in replies]
 
 
 def ask_sentiments(
@@ -100,22 +99,17 @@ def ask_sentiments(
         For each text positive, negative or neutral: any other reply is neutral, as published
         (METRIC.md, "Sentiment"). None where it could not be asked.
     """
-    return _ask(_SENTIMENT, _sentiment_in, texts, server, cache, progress)
+    replies = _ask(_SENTIMENT, texts, server, cache, progress)
+    return [None if reply is None else _sentiment_in(reply) for reply in replies]
 
 
 def _ask(
-    instruction: str,
-    read: Callable[[str], Read],
-    texts: Sequence[str | None],
-    server: Server,
-    cache: Path,
-    progress: Progress | None,
-) -> list[Read | None]:
-    prompts = [None if text is None else instruction + text for text in texts]
+    task: str, texts: Sequence[str | None], server: Server, cache: Path, progress: Progress | None
+) -> list[str | None]:
+    prompts = [None if text is None else task + text for text in texts]
     questions = {prompt: partial(str, prompt) for prompt in prompts if prompt is not None}
     replies = ask_all(questions, server, cache, progress=progress)
-    said = [None if prompt is None else replies[prompt] for prompt in prompts]
-    return [None if reply is None else read(reply) for reply in said]
+    return [None if prompt is None else replies[prompt] for prompt in prompts]
 
 
 def _words_in(reply: str) -> tuple[str, ...]:

@@ -161,8 +161,7 @@ def _curves(path: Path) -> dict[str, dict[str, Any]]:
     rows, curves = own_rows(path), {}
     for name in sorted({name for row in rows for name in row} - {"step", "epoch"}):
         values: list[tuple[int, Any]] = [(row["step"], row.get(name)) for row in rows]
-        found = [it for it in values if isinstance(it[1], int | float) and abs(it[1]) < 1e100]
-        if found:
+        if found := [it for it in values if isinstance(it[1], int | float) and abs(it[1]) < 1e100]:
             curves[name] = {
                 "span": (found[0][0], found[-1][0]),
                 "points": _thinned(found, 240),
@@ -194,8 +193,7 @@ def wheel_figures(
     """
 
     def named(words: Iterable[str], wheel: int) -> set[str]:
-        found = (lexicon.classes(word, level)[wheel] for word in words)
-        return {name for name in found if name is not None}
+        return {name for word in words if (name := lexicon.classes(word, level)[wheel])}
 
     figures = []
     for wheel, rings in enumerate(lexicon.tables.wheels):

@@ -211,8 +211,7 @@ def _ways(payer: Payer, honest: Sequence[Words] | None) -> dict[str, list[str]]:
             for i, row in zip(places, found, strict=True):
                 padded[i] = row
         ways["honest, with padding by its tone"] = write(padded)
-        alike = [_with_synonyms(row, payer) for row in honest]
-        ways["honest, with synonyms"] = write(alike)
+        ways["honest, with synonyms"] = write([_with_synonyms(row, payer) for row in honest])
     return ways
 
 

@@ -5,7 +5,7 @@ ring and parser by which a published number was made (METRIC.md); the score itse
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion import score, significance
 from affectgpt_r1.emotion.labels import Parser, read_words
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -97,8 +98,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     Raises:
         InputError: labels of the wrong kind for the metric, or a sample that is answered twice.
     """
-    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(row.id for row in rows).items() if count > 1]:
         raise InputError(
             f"{source}: {twice[0]!r} is answered twice: give each checkpoint and set a file of "
             "its own, or name them in the columns `checkpoint` and `dataset` for `unibench`"
@@ -109,8 +109,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             "completions: leave --parser and --preset out, or take the words out of them first"
         )
     signed, parser = rule.metric == "sentiment", rule.parser
-    wrong = [row.id for row in rows if isinstance(row.labels, int | float) != signed]
-    if wrong:
+    if wrong := [row.id for row in rows if isinstance(row.labels, int | float) != signed]:
         wanted = "numbers (intensities)" if signed else "emotion words"
         raise InputError(
             f"{source}: --metric {rule.metric} needs labels that are {wanted}, and those of "
@@ -129,6 +128,15 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             f"{source}: hit needs one emotion a sample ({many[0]!r} has more): use --metric ew"
         )
     return Kept(tuple(given), tuple(pairs), len(rows) - len(given))
+
+
+def read_kept(path: Path, rule: Rule, clips: Iterable[Clip] = ()) -> Kept:
+    """Read a file of answers for a metric; labels stand in it or are those of clips.
+
+    Raises:
+        MissingFileError, ProblemsError, InputError: as `read_answers` and `keep`.
+    """
+    return keep(read_answers(path, clips), rule, str(path))
 
 
 def score_row(

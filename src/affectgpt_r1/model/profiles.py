@@ -179,5 +179,4 @@ def nano_language_model(seed: int) -> PreTrainedModel:
     config = LlamaConfig.from_json_file(NANO_FOLDER / "config.json")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        return model.eval()
+        return AutoModelForCausalLM.from_config(config).eval()

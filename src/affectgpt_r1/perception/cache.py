@@ -195,8 +195,7 @@ class FeatureCache:
         for path in (*shards, *loose):
             with suppress(FileNotFoundError):  # packed meanwhile
                 size_bytes += path.stat().st_size
-        counts = len(keys), len(shards), len(loose)
-        return Contents(*counts, size_bytes, self.damaged, self.dropped)
+        return Contents(len(keys), len(shards), len(loose), size_bytes, self.damaged, self.dropped)
 
     def verify(self, progress: Progress | None = None) -> Contents:
         """Read everything and check it; nothing is changed but that files not to be used go."""

@@ -4,8 +4,6 @@ Encoders are frozen, run in eval mode and see one clip at a time, so that no fea
 batch (MODEL.md, "Ours"). Nothing here knows a particular encoder.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import InputError, MediaError
-from affectgpt_r1.files import sha256_of
+from affectgpt_r1.files import digest_of, sha256_of
 from affectgpt_r1.media import STEPS, ClipMedia, content_hash, read_media
 from affectgpt_r1.media.attach import portrait
 from affectgpt_r1.media.audio import read_waveform
@@ -82,7 +80,7 @@ def encoder_identity(encoder: Encoder) -> str:
 
     Two encoders of one identity give the same features for the same media.
     """
-    return f"{encoder.name}#{_digest([encoder.width, dict(encoder.settings)])[:16]}"
+    return f"{encoder.name}#{digest_of([encoder.width, dict(encoder.settings)])[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,7 @@ class EncoderSource:
         """
         parts = [_VERSION, content_hash(clip), self.visual, self.audio, self.view]
         finder = [self.face_digest] if self.face_digest and self.view == "face" else []
-        return _digest(parts + finder)
+        return digest_of(parts + finder)
 
     def read(self, clip: Clip) -> ClipMedia:
         """Read of a clip what the encoders look at.
@@ -233,7 +231,3 @@ def _checked(encoder: Encoder, values: NDArray[np.float32], steps: int) -> NDArr
 
 def _unloaded() -> NoReturn:
     raise NotImplementedError("this process reads clips, and encodes none")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

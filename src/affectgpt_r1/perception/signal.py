@@ -97,15 +97,13 @@ class _SignalEncoder:
     """
 
     name: str
+    settings: Mapping[str, str | int | float | bool]
     #: A measurement's least standard deviation, for those who make the constants.
     least_std = 0.0
 
     def __init__(self, standard: Standard | None = None) -> None:
         self.standard = standard or Standard.load(DATA_FOLDER / f"{self.name}.json")
-        self.settings: Mapping[str, str | int | float | bool] = {
-            "version": 1,
-            "constants": self.standard.digest,
-        }
+        self.settings = {"version": 1, "constants": self.standard.digest}
 
 
 class GradientFaceEncoder(_SignalEncoder):

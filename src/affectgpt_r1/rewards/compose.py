@@ -161,8 +161,7 @@ def term_means(found: Sequence[RewardBreakdown]) -> dict[str, float]:
     for name in (field.name for field in fields(RewardBreakdown) if field.name != "total"):
         # A penalty on what was not judged says nothing.
         term = {"penalty": "accuracy", "dual_penalty": "dual"}.get(name, name)
-        values = [getattr(row, name) for row in found if getattr(row, term) is not None]
-        if values:
+        if values := [getattr(row, name) for row in found if getattr(row, term) is not None]:
             means[name] = fsum(values) / len(values)
     return means
 

@@ -34,8 +34,7 @@ def seal(unfinished: Path, finished: Path) -> None:
     for path in sorted(path for path in unfinished.rglob("*") if path.is_file()):
         hashes[path.relative_to(unfinished).as_posix()] = sha256_of(path)
         sync(path)
-    manifest = json.dumps({"sha256": hashes}, indent=1)
-    write_whole(unfinished / _MANIFEST, manifest, durable=True)
+    write_whole(unfinished / _MANIFEST, json.dumps({"sha256": hashes}, indent=1), durable=True)
     shutil.rmtree(finished, ignore_errors=True)
     unfinished.rename(finished)
     sync(finished.parent)
@@ -59,8 +58,7 @@ def fault(checkpoint: Path) -> str | None:
 def newest(run_folder: Path) -> Path | None:
     """The newest whole checkpoint of a run; broken ones are named in the log and skipped."""
     for path in reversed(_checkpoints(run_folder)):
-        problem = fault(path)
-        if problem is None:
+        if not (problem := fault(path)):
             return path
         logger.warning("skipped the checkpoint %s: %s", path, problem)
     return None
@@ -84,9 +82,8 @@ def best(run_folder: Path) -> Path | None:
 def rotate(run_folder: Path, keep: int) -> None:
     """Remove all but the best and the newest `keep` whole checkpoints, and what is half-written."""
     whole = _whole(run_folder)
-    for path in set(whole[:-keep]) - {_best(whole)}:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (run_folder / "checkpoints").glob("*.tmp"):
+    spent = set(whole[:-keep]) - {_best(whole)}
+    for path in (*spent, *(run_folder / "checkpoints").glob("*.tmp")):
         shutil.rmtree(path, ignore_errors=True)
 
 

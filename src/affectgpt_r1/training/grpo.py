@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import compress
 from typing import Any, Literal
 
@@ -211,8 +212,7 @@ class GrpoTrainer(RunTrainer):
     def _score(self, model: Any, rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
         batch = self._prompts([(rollout.clip, rollout.features) for rollout in rollouts])
         ids = [[s.ids for s in rollout.samples] for rollout in rollouts]
-        temperature = self.recipe.rollout.temperature
-        return completion_logprobs(model, batch, ids, temperature=temperature)
+        return completion_logprobs(model, batch, ids, temperature=self.recipe.rollout.temperature)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.recipe.num_iterations == 1:
@@ -228,10 +228,8 @@ class GrpoTrainer(RunTrainer):
 
     def _prompts(self, examples: Sequence[tuple[Clip, Features]]) -> dict[str, Tensor]:
         view, mode = self.affect_model.config.view, self.recipe.mode
-        prompts = [
-            self.processor.ask(clip.subtitle, features, view=view, mode=mode)
-            for clip, features in examples
-        ]
+        ask = partial(self.processor.ask, view=view, mode=mode)
+        prompts = [ask(clip.subtitle, features) for clip, features in examples]
         found = [features for _, features in examples]
         return self.processor.batch(prompts, found, self.args.device)
 

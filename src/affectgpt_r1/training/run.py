@@ -4,8 +4,6 @@ Each reads its data, encodes what the cache lacks, trains and writes the run fol
 the same folder, it goes on from the last whole checkpoint, or finds nothing left to do.
 """
 
-import hashlib
-import json
 import logging
 import signal
 import threading
@@ -25,6 +23,7 @@ from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.emotion.score import reasons, score_corpus
 from affectgpt_r1.errors import InputError, MediaError, TrainingError
 from affectgpt_r1.evaluation.predict import Predictor, load_predictor, perceive_clips, predict
+from affectgpt_r1.files import digest_of
 from affectgpt_r1.media import content_hash
 from affectgpt_r1.media.attach import message_parts
 from affectgpt_r1.model.profiles import PROFILES, create_model, encoder_source, encoders_of
@@ -168,14 +167,13 @@ def _judge(
     check_server(server)
     folder = Path(settings.cache) if settings.cache else user_cache_path("affectgpt-r1") / "judged"
     take = settings.take
-    parts = partial(message_parts, take=take)
-    shown = server, parts, lambda clip: f"{take} {content_hash(clip)}"
+    shown = server, partial(message_parts, take=take), lambda clip: f"{take} {content_hash(clip)}"
     return PairwiseJudge(*shown, lexicon, folder, settings.by)
 
 
 def _run(trainer: RunTrainer, dropped: Mapping[str, int], start: str = "") -> RunResult:
     rows = [[c.id, c.subtitle, c.labels, c.description, f.key] for c, f in trainer.examples]
-    begun_on = hashlib.sha256(json.dumps([start, rows]).encode()).hexdigest()[:16]
+    begun_on = digest_of([start, rows])[:16]
     with locked(trainer.run_folder, trainer.recipe, begun_on), asked_by_sigterm(trainer):
         checkpoint = newest(trainer.run_folder)
         if checkpoint is None:

@@ -78,9 +78,8 @@ def begin_run(folder: Path, recipe: BaseModel, begun_on: str) -> None:
     make_folder(folder)
     write_whole(folder / "recipe.yaml", recipe_yaml(recipe))  # first: it says whose the folder is
     # All that numbers may depend on.
-    found = {"git_commit": _git_commit(), "begun_on": begun_on} | {
-        part.name: part.value for part in versions()
-    }
+    found = {"git_commit": _git_commit(), "begun_on": begun_on}
+    found |= {part.name: part.value for part in versions()}
     write_whole(path, json.dumps(found, indent=1))
 
 
@@ -130,6 +129,5 @@ def _differences(before: BaseModel, now: BaseModel, prefix: str = "") -> Iterato
 def _git_commit() -> str | None:
     ask = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     with suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.check_output(ask, stderr=subprocess.DEVNULL, text=True, timeout=5)
-        return said.strip()
+        return subprocess.check_output(ask, stderr=subprocess.DEVNULL, text=True, timeout=5).strip()
     return None
