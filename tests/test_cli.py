@@ -267,6 +267,20 @@ def test_an_answer_never_stands_for_another_clip_or_subtitle_of_its_id(
     assert out.read_bytes() == before
 
 
+def test_weights_in_bfloat16_answer_too_and_are_another_model(job: Path, tmp_path: Path) -> None:
+    clip, out = next((job / "data/clips").glob("*.mp4")), tmp_path / "out.jsonl"
+    common = ("predict", clip, "--model", job / "grpo")
+    whole, half = (answer(*common, *more)["model"] for more in ((), ("--bf16",)))
+    assert half == whole.replace("|v:", "|bf16|v:")
+    assert answer(*common, "--out", out, "--bf16")["there_before"] == 0
+    assert answer(*common, "--out", out, "--bf16")["there_before"] == 1
+    assert "holds other predictions" in complaint(*common, "--out", out)
+    manifest = job / "data/test.jsonl"
+    found = answer("evaluate", job / "grpo", manifest, "--bf16", "--out", tmp_path / "evaluated")
+    assert found["n"] > 0
+    assert own_rows(tmp_path / "evaluated/predictions.jsonl")[0]["model"] == half
+
+
 def test_what_was_mended_is_asked_about_and_its_neighbours_stay(job: Path, tmp_path: Path) -> None:
     good = sorted((job / "data/clips").glob("*.mp4"))
     films = [tmp_path / f"{place:02}.mp4" for place in range(19)]

@@ -240,6 +240,7 @@ def predict(
     model: Path,
     subtitle: opt.Text = "",
     reply: opt.Reply = opt.Reply(),
+    bf16: opt.Half = False,
     cache: opt.Cache = None,
     out: Path | None = None,
     workers: opt.Count = 2,
@@ -260,15 +261,15 @@ def predict(
     from affectgpt_r1.evaluation import predict as predicting
 
     clips, how = clips_in(files, subtitle), asdict(reply)
+    predictor, store = predicting.load_predictor(model, bf16=bf16), _store(cache)
     if out is None:
-        predictor, store = predicting.load_predictor(model), _store(cache)
         with console.bars() as bar:
             told = bar("reading clips")
             seen = predicting.perceive_clips(clips, predictor.encoders, store, told)
         said = predicting.predict(predictor, seen, **how)
         return console.shown(said) if len(clips) == 1 else said
     lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out
-    done = _predict_into(lines, model, clips, cache, workers, **how)
+    done = _predict_into(lines, predictor, clips, store, workers, **how)
     rows = own_rows(lines)
     if out != lines:
         with writing(out):
@@ -287,6 +288,7 @@ def evaluate(
     out: Path | None = None,
     baseline: Path | None = None,
     reply: opt.Reply = opt.Reply(),
+    bf16: opt.Half = False,
     without: list[Part] | None = None,
     metric: scoring.Metric | None = None,
     lexicon: opt.LexiconName = "builtin",
@@ -310,6 +312,7 @@ def evaluate(
         level: Ring of the wheels [default: 1].
         workers: Processes that read clips.
     """
+    from affectgpt_r1.evaluation.predict import load_predictor
     from affectgpt_r1.evaluation.report import write_report
     from affectgpt_r1.evaluation.unibench import metric_of
 
@@ -322,10 +325,11 @@ def evaluate(
     before = {str(baseline): scoring.read_kept(baseline, rule, clips)} if baseline else {}
     if out:
         make_folder(out)
+    predictor, store = load_predictor(model, bf16=bf16), _store(cache)
     with TemporaryDirectory() as scratch:
         lines = (out or Path(scratch)) / "predictions.jsonl"
         how = {"without": without or (), **asdict(reply)}
-        _predict_into(lines, model, clips, cache, workers, **how)
+        _predict_into(lines, predictor, clips, store, workers, **how)
         kept = scoring.read_kept(lines, rule, clips)
     scores = scoring.score_row(kept, rule, table, before)
     if out:
@@ -341,6 +345,7 @@ def evaluate(
 def serve(
     *,
     model: Path,
+    bf16: opt.Half = False,
     host: str = LOCAL[0],
     port: opt.Whole = 8000,
     limits: Annotated[Limits, Parameter("*")] = Limits(),
@@ -365,7 +370,8 @@ def serve(
     if hosts != LOCAL and not token:
         console.complain(f"anyone who reaches {host} may ask: set AFFECTGPT_R1_TOKEN")
     with bound(host, port) as socket:
-        app = create_app(load_predictor(model), table, limits, token=token, hosts=hosts)
+        predictor = load_predictor(model, bf16=bf16)
+        app = create_app(predictor, table, limits, token=token, hosts=hosts)
         listen(app, socket, console.people.print)
 
 
@@ -390,14 +396,13 @@ def _store(cache: Path | None) -> Any:
 
 
 def _predict_into(
-    path: Path, model: Path, clips: Sequence[Clip], cache: Path | None, workers: int, **how: Any
+    path: Path, predictor: Any, clips: Sequence[Clip], store: Any, workers: int, **how: Any
 ) -> int:
     """Clips to predictions in a file; which could not be read is told. As `predict_into`."""
-    from affectgpt_r1.evaluation.predict import load_predictor, predict_into
+    from affectgpt_r1.evaluation.predict import predict_into
     from affectgpt_r1.media.worker import Guard
     from affectgpt_r1.perception.encode import encode_clips, failures
 
-    predictor, store = load_predictor(model), _store(cache)
     with writing(path):
         path.open("ab").close()  # told before hours of reading
     with console.bars() as bar:

@@ -94,12 +94,14 @@ class Prediction:
     asked: str | None = None
 
 
-def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
+def load_predictor(folder: Path, *, profile: str | None = None, bf16: bool = False) -> Predictor:
     """Load a model folder (or a finished run folder); its encoders wait until they are needed.
 
     Args:
         folder: written by training or `save_pretrained`.
         profile: the profile it must be of; None: any.
+        bf16: weights in bfloat16: half the memory, and other words where two are nearly as likely;
+            the signature says so.
 
     Raises:
         ModelFolderError: missing, incomplete or of another profile; or a run that is not finished.
@@ -117,12 +119,14 @@ def load_predictor(folder: Path, *, profile: str | None = None) -> Predictor:
             f"{folder}: a model of profile {config.profile!r}, but {profile!r} is asked for: "
             f"name another model, or set profile={config.profile}"
         )
-    model = AffectGPTForConditionalGeneration.from_pretrained(folder)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    model = AffectGPTForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # of several processes each has its own
     nn.Module.to(model, own if torch.cuda.is_available() else "cpu")
     hashes = [bytes.fromhex(sha256_of(path)) for path in sorted(folder.rglob("*.safetensors"))]
     weights = hashlib.sha256(b"".join(hashes)).hexdigest()[:8]
-    signature = f"affectgpt-r1|profile:{config.profile}|weights:{weights}|v:{__version__}"
+    rounded = "|bf16" if bf16 else ""
+    signature = f"affectgpt-r1|profile:{config.profile}|weights:{weights}{rounded}|v:{__version__}"
     return Predictor(model, load_processor(folder), encoders_of(config), signature)
 
 
