@@ -150,6 +150,17 @@ def test_a_manifest_gives_labels_and_groups_and_must_be_answered_whole(tmp_path:
         read_answers(path, clips)
 
 
+def test_a_column_to_group_by_is_somewhere(tmp_path: Path) -> None:
+    rows = [{"id": name, "words": ["sad"], "speaker": "x"} for name in "ab"]
+    bare = [Clip(name, labels=("sad",)) for name in "ab"]
+    path = write(tmp_path / "p.jsonl", *rows)
+    assert {row.group for row in read_answers(path, bare, group="speaker")} == {"x"}
+    with pytest.raises(InputError, match="no 'speakr' to group by"):
+        read_answers(path, bare, group="speakr")
+    grouped = [Clip(name, labels=("sad",), group="y") for name in "ab"]
+    assert {row.group for row in read_answers(path, grouped, group="speakr")} == {"y"}
+
+
 odd = st.sampled_from([10**400, float("nan"), float("inf"), 0, "\ud800", "", "[sad]", [], {}])
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | odd,

@@ -156,6 +156,16 @@ def test_the_same_text_twice_in_one_call_is_asked_once(judge: Judge, ask: Ask) -
     assert judge.texts == ["happy"]
 
 
+def test_what_a_model_thinks_before_it_answers_is_not_read(
+    judge: Judge, ask: Ask, tmp_path: Path
+) -> None:
+    judge.replies = [Reply("<think>happy, or sad?</think>\n\nhappy, relieved")]
+    assert ask("She smiles.") == [("happy", "relieved")]
+    server = Server(judge.url + "/v1", "m", concurrency=1, retries=0)
+    judge.replies = [Reply("<think>negative?\n</think>\n\nPositive.")]
+    assert ask_sentiments(["glad"], server, tmp_path / "cache") == ["positive"]
+
+
 @pytest.mark.parametrize("content", ["none", "None.", " none\n"])
 def test_none_is_an_answer_without_words(content: str, judge: Judge, ask: Ask) -> None:
     judge.replies = [Reply(content)]

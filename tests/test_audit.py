@@ -94,6 +94,11 @@ def test_without_descriptions_none_is_honest() -> None:
     assert {row.over_honest for row in rows} == {None}
 
 
+def test_an_empty_description_is_none() -> None:
+    rows = audited([Clip(c.id, labels=c.labels, description="") for c in CLIPS])
+    assert {row.over_honest for row in rows} == {None}
+
+
 def test_the_thinking_repeats_the_answer_and_no_more() -> None:
     rows = audited(mode="think", alignment=0.4, dual=0.6)
     row = named(rows, "honest:")

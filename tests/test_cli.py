@@ -270,14 +270,13 @@ def test_an_answer_never_stands_for_another_clip_or_subtitle_of_its_id(
 def test_weights_in_bfloat16_answer_too_and_are_another_model(job: Path, tmp_path: Path) -> None:
     clip, out = next((job / "data/clips").glob("*.mp4")), tmp_path / "out.jsonl"
     common = ("predict", clip, "--model", job / "grpo")
-    whole, half = (answer(*common, *more)["model"] for more in ((), ("--bf16",)))
+    whole, half = (str(answer(*common, *more)["model"]) for more in ((), ("--bf16",)))
     assert half == whole.replace("|v:", "|bf16|v:")
     assert answer(*common, "--out", out, "--bf16")["there_before"] == 0
     assert answer(*common, "--out", out, "--bf16")["there_before"] == 1
     assert "holds other predictions" in complaint(*common, "--out", out)
     manifest = job / "data/test.jsonl"
-    found = answer("evaluate", job / "grpo", manifest, "--bf16", "--out", tmp_path / "evaluated")
-    assert found["n"] > 0
+    answer("evaluate", job / "grpo", manifest, "--bf16", "--out", tmp_path / "evaluated")
     assert own_rows(tmp_path / "evaluated/predictions.jsonl")[0]["model"] == half
 
 

@@ -103,6 +103,18 @@ def test_text_after_the_stop_string_is_cut() -> None:
     assert parse_completion("<answer>happy</answer>###<answer>sad</answer>").words == ("happy",)
 
 
+@pytest.mark.parametrize("rest", ["", "#", " Human: and now?", "Human: and", " Assistant: sad"])
+def test_another_turn_is_cut(rest: str) -> None:
+    said = parse_completion(f"<think>She smiles</think><answer>happy</answer>###{rest}", "think")
+    assert (said.think, said.words, said.problems) == ("She smiles", ("happy",), frozenset())
+
+
+def test_a_heading_is_no_other_turn() -> None:
+    said = "<think>### Face\nShe smiles.\n#### Voice\nWarm.</think><answer>happy</answer>"
+    assert parse_completion(said, "think").words == ("happy",)
+    assert not parse_completion(said, "think").problems
+
+
 def test_words_are_in_order_and_each_once() -> None:
     assert parse_completion("<answer>Sad, happy, sad</answer>").words == ("sad", "happy")
 

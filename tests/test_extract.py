@@ -149,6 +149,8 @@ def test_a_denial_ends_where_a_reader_would_end_it(text: str, expected: list[str
         ("She is happier each day, and a happy one.", ["happier"]),
         ("His mouth is open, his face long; I mean no cross word, I guess.", []),
         ("He fails, and denied it.", []),
+        ("We can infer that her emotional state is angry.", ["angry"]),
+        ("The person shows emotion, and joy.", ["joy"]),
     ],
 )
 def test_the_longest_word_is_taken_and_grammar_is_not(text: str, expected: list[str]) -> None:
@@ -184,6 +186,25 @@ def test_quotes_are_left_out_and_apostrophes_are_none(text: str, expected: list[
     ],
 )
 def test_a_conclusion_outweighs_a_description(text: str, expected: list[str]) -> None:
+    assert list(extract_words(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("She feels happy, excited, and proud.", ["happy", "excited", "proud"]),
+        (
+            "He expresses anger, frustration and disappointment.",
+            ["anger", "frustration", "disappointment"],
+        ),
+        ("The character's emotional state is happy, relieved.", ["happy", "relieved"]),
+        ("She feels sad, but her smile looks friendly.", ["sad"]),
+        ("He feels sad; calm, friendly people are there.", ["sad"]),
+    ],
+)
+def test_all_of_a_list_is_felt_and_what_another_clause_says_is_not(
+    text: str, expected: list[str]
+) -> None:
     assert list(extract_words(text)) == expected
 
 

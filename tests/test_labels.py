@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +65,12 @@ def test_the_reference_is_followed_to_the_letter(value: object, expected: list[s
 )
 def test_the_robust_parser_reads_what_models_write(value: object, expected: list[str]) -> None:
     assert parse_labels(value) == expected
+
+
+def test_an_array_is_a_list_and_pandas_missing_value_none() -> None:
+    for parser in ("robust", "reference"):
+        assert parse_labels(np.array(["happy", "sad"], dtype=object), parser) == ["happy", "sad"]
+        assert parse_labels(np.float64("nan"), parser) == []
 
 
 anything = st.text(max_size=40) | st.text("[]\"',;. \n-*1)and&|、", max_size=40)

@@ -24,6 +24,7 @@ from affectgpt_r1.emotion.score import (
     score_sample,
     signature,
 )
+from affectgpt_r1.emotion.sentiment import sentiment_scores
 from affectgpt_r1.emotion.significance import bootstrap, difference, ew_statistic, mean_of
 from affectgpt_r1.errors import LexiconError
 from affectgpt_r1_demo.clips import demo_lines
@@ -313,6 +314,15 @@ def test_no_sample_no_answer_and_an_unknown_answer_are_three_things() -> None:
     assert score.skipped == {"no label has a class": 1, "no prediction": 1}
     with pytest.raises(ValueError, match="zip"):
         score_corpus(["happy"], [], BUILTIN)
+
+
+def test_what_a_table_lacks_is_no_answer_and_no_sign() -> None:
+    nan = float("nan")
+    score = score_corpus(["happy", "sad"], ["happy", nan], BUILTIN)  # type: ignore[list-item]
+    assert (score.f, score.n, score.skipped) == (1.0, 1, {"no prediction": 1})
+    told = sentiment_scores([nan, 1.0, 1.0, 0.0], ["negative", "positive", None, "positive"])
+    assert (told.n, told.accuracy) == (1, 1.0)
+    assert told.skipped == {"the label is 0": 1, "no label or sentiment": 2}
 
 
 def test_the_table_of_ov_mer_has_its_twelve_values(mer2026: Lexicon) -> None:

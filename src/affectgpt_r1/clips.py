@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from affectgpt_r1.emotion.labels import parse_labels
+from affectgpt_r1.emotion.labels import Parser, parse_labels
 from affectgpt_r1.errors import InputError, ManifestError, MediaError, MissingFileError
 from affectgpt_r1.files import csv_lines, json_lines, read_rows, write_rows, writing
 
@@ -68,11 +68,12 @@ _UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeEr
 _COLUMNS = tuple(column.name for column in fields(Clip))
 
 
-def read_manifest(path: Path) -> tuple[Clip, ...]:
+def read_manifest(path: Path, parser: Parser = "robust") -> tuple[Clip, ...]:
     """Read a manifest; every fault of the file is reported in one error, with its line.
 
     Args:
         path: `.jsonl` (also `.json`) or `.csv`, UTF-8.
+        parser: reads labels.
 
     Raises:
         MissingFileError: there is no such manifest.
@@ -84,7 +85,7 @@ def read_manifest(path: Path) -> tuple[Clip, ...]:
         given, faults = {}, []
         for name, value in row.items():
             try:
-                given[name] = _value(name, value, path.parent)
+                given[name] = _value(name, value, path.parent, parser)
             except ValueError as fault:
                 faults.append(str(fault))
         if not str(row.get("id") or "").strip():
@@ -187,7 +188,7 @@ def open_crops(path: Path) -> NDArray[Any]:
     return crops
 
 
-def _value(name: str, value: Any, folder: Path) -> Any:
+def _value(name: str, value: Any, folder: Path, parser: Parser) -> Any:
     """A column's value as `Clip` holds it, None where it is not given.
 
     Raises:
@@ -206,7 +207,7 @@ def _value(name: str, value: Any, folder: Path) -> Any:
         texts = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("'labels' must be a text or a list of texts")
-        if words := parse_labels(value):
+        if words := parse_labels(value, parser):
             return tuple(words)
         raise ValueError("'labels' names no word: leave the column out where labels are unknown")
     if not isinstance(value, str):

@@ -21,6 +21,7 @@ from affectgpt_r1.errors import MissingFileError, RecipeError
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 LengthPenalty = Literal["none", "p1", "p2", "p3"]
+Penalised = Annotated[tuple[Literal["accuracy", "dual"], ...], Field(strict=False)]  # or a list
 
 #: The package's own recipes.
 _FOLDER = files("affectgpt_r1") / "recipes"
@@ -209,7 +210,7 @@ class RewardSettings(Section):
     alignment: NonNegative = 0.0
     dual: NonNegative = 0.0
     perception: NonNegative = 0.0
-    penalised: tuple[Literal["accuracy", "dual"], ...] = ("accuracy", "dual")
+    penalised: Penalised = ("accuracy", "dual")
     gate: bool = False
     alignment_by: Literal["jaccard", "f"] = "jaccard"
     length_penalty: LengthPenalty = "none"

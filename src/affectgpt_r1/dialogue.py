@@ -148,6 +148,8 @@ class Completion:
 
 
 _BLOCK = re.compile(r"<(think|answer)>(.*?)</\1>", re.DOTALL)
+#: Not a heading of Markdown.
+_STOP = re.compile(rf"(?<!#){STOP}(?!#*\s+(?!Human|Assistant)\S)")
 _TAG = re.compile(r"</?(?:think|answer)>")
 _SENTENCE = re.compile(
     r"emotional state (?:is|are|can be described as)\s*:?\s*(.+?)(?:\.(?:\s|$)|\n|$)",
@@ -167,7 +169,7 @@ def parse_completion(text: str, mode: Mode = "answer") -> Completion:
     >>> parse_completion("The character's emotional state is happy, relieved.").words
     ('happy', 'relieved')
     """
-    reply = text.split(STOP, 1)[0].strip()
+    reply = _STOP.split(text, 1)[0].strip()
     blocks = [(kind, content.strip()) for kind, content in _BLOCK.findall(reply)]
     last = dict(blocks)  # of each kind
     think, answer = last.get("think"), last.get("answer")

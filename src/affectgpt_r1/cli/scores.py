@@ -64,7 +64,7 @@ def score(
     rule = replace(rule, extractor=extractor, sentiments=sentiments)
     rule = replace(rule, server=server, model=server_model)
     table = Lexicon.load(rule.lexicon, folder=lexicon_folder)
-    clips = read_manifest(labels) if labels else ()
+    clips = read_manifest(labels, rule.parser) if labels else ()
 
     def read(path: Path) -> Kept:
         rows = read_answers(path, clips, group=group)

@@ -13,6 +13,7 @@ feels"), over a comma with "and" ("no anger, fear, and joy") or in degree ("litt
 """
 
 import re
+from bisect import bisect
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
@@ -27,7 +28,10 @@ _KEPT_SHARE = 0.5
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\S")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
-_CLAUSE_END = re.compile(r"[,;:]")
+#: A comma before one more of a list ends no clause ("feels happy, excited, and proud").
+_CLAUSE_END = re.compile(
+    r"[;:]|,(?!\s*(?:(?:and|or)\s+)?[\w'-]+(?:\s*[,.!?]|\s+(?:and|or)\b|\s*$))"
+)
 _APOSTROPHES = str.maketrans("‘’", "''")
 #: What a person says is not what is said about the person. An apostrophe with a letter before it
 #: opens no quote, one with a letter behind it closes none.
@@ -49,10 +53,11 @@ _FEELING = re.compile(
 )
 #: Words of a lexicon that prose uses otherwise far more often than for a feeling.
 _GRAMMAR = re.compile(
-    r"active|bad|badly|beat|blue|certain|certainly|close(?:[ds]|ness)?|complete|cross(?:ed)?|deny|"
-    r"denie[sd]|drive|effort|fail(?:s|ed)?|flat|guess(?:es)?|high|involved|like|long(?:er)?|"
-    r"mean[st]?|miss|normal|objects?|open(?:s|ed|ing)?|ordinary|original|present|ready|"
-    r"significance|significant|slight|spent|still|used"
+    r"active|bad|badly|beat|blue|certain|certainly|close(?:[ds]|ness)?|complete|cross(?:ed)?|"
+    r"deny|denie[sd]|drive|effort|emotional(?:ly)?|emotions?|persons?|fail(?:s|ed)?|flat|"
+    r"guess(?:es)?|high|involved|like|long(?:er)?|mean[st]?|miss|normal|objects?|"
+    r"open(?:s|ed|ing)?|ordinary|original|present|ready|significance|significant|slight|spent|"
+    r"still|used"
 )
 _is_grammar = lru_cache(maxsize=1 << 16)(_GRAMMAR.fullmatch)
 #: Begins a predicate of its own, which a denial before it does not reach.
@@ -143,7 +148,8 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
             continue
         stated = _THAT.search(sentence) if "that" in sentence else None
         concludes = not stated and _THEREFORE.search(sentence)
-        felt = {_clause(sentence, sign.start()) for sign in _FEELING.finditer(sentence)}
+        ends = [end.start() for end in _CLAUSE_END.finditer(sentence)]
+        felt = {bisect(ends, sign.start()) for sign in _FEELING.finditer(sentence)}
         for word, start, denied in found:
             if denied:
                 yield word, 0.0
@@ -151,12 +157,7 @@ def find_mentions(text: str, lexicon: Lexicon) -> Iterator[tuple[str, float]]:
                 yield word, _MENTIONED
             else:
                 weight = _MENTIONED + (_STATED if stated else _CONCLUDED if concludes else 0.0)
-                yield word, weight + _FELT * (_clause(sentence, start) in felt)
-
-
-def _clause(sentence: str, at: int) -> int:
-    """Which of a sentence's clauses a place is in."""
-    return len(_CLAUSE_END.findall(sentence, 0, at))
+                yield word, weight + _FELT * (bisect(ends, start) in felt)
 
 
 def _words_of(sentence: str, lexicon: Lexicon) -> list[tuple[str, int, bool]]:

@@ -53,6 +53,8 @@ def read_words(value: object, parser: Parser = "robust") -> tuple[str, ...]:
         if parser == "reference":
             return tuple([str(item).lower().strip() for item in value])
         return tuple([word for item in value for word in read_words(item)])
+    if hasattr(value, "tolist"):  # an array, as tables hold lists
+        return read_words(value.tolist(), parser)
     if value is None or value != value:  # NaN
         return ()
     return read_words(str(value), parser)

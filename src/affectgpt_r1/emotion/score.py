@@ -382,7 +382,7 @@ def _read_pairs(
     return [
         (read_words(true, parser), read_words(said, parser))
         for true, said in zip(labels, predictions, strict=True)
-        if said is not None
+        if said is not None and not (isinstance(said, float) and np.isnan(said))  # pandas' missing
     ]
 
 

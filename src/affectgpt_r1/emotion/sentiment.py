@@ -48,7 +48,7 @@ def sentiment_scores(labels: Sequence[float], sentiments: Sequence[str | None]) 
         waf=float(weighted_f1(true, said, np.ones(n))),
         accuracy=float((true == said).sum()) / max(n, 1),
         n=n,
-        skipped=reasons({"the label is 0": zero, "no sentiment": len(labels) - zero - n}),
+        skipped=reasons({"the label is 0": zero, "no label or sentiment": len(labels) - zero - n}),
     )
 
 
@@ -57,7 +57,8 @@ def signs(
 ) -> tuple[NDArray[np.bool_], ...]:
     """Which samples are scored, (N,), and of those which are positive and were said to be."""
     signed = np.asarray(labels, dtype=np.float64)
-    scored = (signed != 0) & np.array([s is not None for s in sentiments], dtype=bool)
+    scored = (signed != 0) & ~np.isnan(signed)
+    scored &= np.array([isinstance(s, str) for s in sentiments], dtype=bool)
     said = np.array([sentiment == "positive" for sentiment in sentiments], dtype=bool)
     return scored, signed[scored] > 0, said[scored]
 

@@ -110,6 +110,8 @@ def read_answers(
                 return None
             clip = truth[found.id]
             own = found.group if found.group != found.id else clip.group or found.id
+            if group != "group" and not clip.group and row.get(group) in (None, ""):
+                raise ValueError(f"no {group!r} to group by, and the manifest has none either")
             dataset = found.dataset or clip.dataset
             found = replace(found, labels=clip.truth, group=own, dataset=dataset)
         if (first := lines.setdefault((found.id, found.dataset, found.checkpoint), line)) != line:

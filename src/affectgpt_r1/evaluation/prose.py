@@ -113,10 +113,10 @@ def _ask(
 
 
 def _words_in(reply: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(parse_labels(reply)))
+    words = tuple(dict.fromkeys(parse_labels(reply.rpartition("</think>")[2])))
     return () if words == ("none",) else words
 
 
 def _sentiment_in(reply: str) -> str:
-    said = parse_labels(reply)
+    said = parse_labels(reply.rpartition("</think>")[2])
     return said[0] if said in (["positive"], ["negative"]) else "neutral"

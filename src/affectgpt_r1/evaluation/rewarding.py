@@ -146,7 +146,7 @@ def audit(clips: Sequence[Clip], recipe: RewardRecipe) -> list[Audited]:
         _log.warning(told, left_out, len(clips))
     payer = Payer(known, rule, lexicon)
     groups = [clip.group or clip.id for clip in known]
-    described = known[0].description is not None
+    described = bool(known[0].description)
     ways = _ways(payer, [_last_words(clip, lexicon) for clip in known] if described else None)
     paid = {way: payer.pay(completions) for way, completions in ways.items()}
     rows = []
