@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affectgpt_r1.clips import Clip, read_manifest, write_manifest
+from affectgpt_r1.clips import Clip, clips_in, read_manifest, write_manifest
 from affectgpt_r1.errors import ManifestError, MissingFileError
 
 
@@ -108,6 +108,27 @@ def test_what_is_written_is_read_again(clips: list[Clip]) -> None:
         path = Path(folder) / "m.jsonl"
         write_manifest(path, clips)
         assert list(read_manifest(path)) == clips
+
+
+def test_a_manifest_in_a_linked_folder_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "far/a/b").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/scratch").symlink_to(tmp_path / "far/a/b")
+    films = [tmp_path / "x.mp4", tmp_path / "far/a/b/y.mp4", tmp_path / "linked.mp4"]
+    for film in films[:2]:
+        film.write_bytes(b"film")
+    films[2].symlink_to(films[0])
+    path = tmp_path / "home/scratch/m.jsonl"
+    write_manifest(path, [Clip(film.stem, video=film) for film in films])
+    for clip, film in zip(read_manifest(path), films, strict=True):
+        assert clip.video is not None
+        assert (clip.video.name, clip.video.samefile(film)) == (film.name, True)
+
+
+def test_a_folder_gives_media_of_every_usual_kind(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.MPG", "c.3gp", "d.aac", "e.opus", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [clip.id for clip in clips_in([tmp_path])] == ["a", "b", "c", "d", "e"]
 
 
 @given(st.binary(max_size=200))

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from affectgpt_r1.errors import CheckpointError, InputError, MissingFileError, ModelFolderError
 from affectgpt_r1.evaluation.predict import load_predictor, predict
 from affectgpt_r1.model.convert import convert
-from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
+from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration, read_config
 from affectgpt_r1.model.profiles import NANO_FOLDER, load_processor
 from tiny import examples, fill_adapter, tiny_model
 
@@ -96,6 +96,10 @@ def converted(qwen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
     checkpoint = write(folder / "c.pth", authors_state())
     return convert(checkpoint, folder / "out", language_model=str(qwen))
+
+
+def test_the_published_crops_are_shown_as_they_were_fed(converted: Path) -> None:
+    assert read_config(converted).face_channel_order == "bgr"
 
 
 def test_a_converted_checkpoint_gives_the_tokens_of_the_published_formulas(
@@ -255,7 +259,19 @@ def test_a_merged_model_says_the_same_words_and_a_plain_one_is_refused(tmp_path:
     ]
     assert said[0] == said[1]
     assert len({row.completion for row in said[0]}) > 1
+    (tmp_path / "file").write_text("")
+    for limit, out in (("100", "full"), ("unlimited", "file/out")):
+        words = [*command, str(tmp_path / "lora"), str(tmp_path / out)]
+        told = subprocess.run(
+            ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "-", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+        assert "cannot be written" in told.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"lora", "plain", "file"}
     again = merged("plain", "twice")
     assert (again.returncode, again.stdout) == (2, "")
     assert "no adapter to merge" in again.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "plain"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lora", "plain"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -372,12 +373,111 @@ def test_a_torn_video_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert len(media.frames) == 8
 
 
+def spoil(path: Path, kind: str, number: int) -> Path:
+    """Overwrite one packet of a file's first track of a kind."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(**{kind: 0}) if p.size]
+        place, size = packets[number].pos, packets[number].size
+    assert place is not None
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = b"\xff" * size
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.avi", "mjpeg")])
+def test_a_damaged_packet_of_a_film_costs_no_more_than_its_frames(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    frames, _, flags = read_frames(spoil(write_video(tmp_path / name, 40, codec), "video", 10), 8)
+    assert frames is not None
+    assert MediaFlag.TRUNCATED in flags
+    numbers = [number_of(frame) for frame in frames]
+    assert numbers[-1] > 30
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize("number", [0, 20])
+def test_a_damaged_packet_of_a_sound_costs_no_more_than_itself(tmp_path: Path, number: int) -> None:
+    tone = 0.3 * np.sin(np.arange(96_000) / 20).astype(np.float32)[None]
+    path = write_sound(tmp_path / "a.m4a", "aac", tone, 48_000)
+    whole, _ = read_waveform(path)
+    heard, flags = read_waveform(spoil(path, "audio", number))
+    assert whole is not None
+    assert heard is not None
+    assert flags == {MediaFlag.TRUNCATED}
+    assert len(whole) - 2048 < len(heard) <= len(whole)
+
+
+def test_sound_of_which_nothing_decodes_leaves_the_picture(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 40)
+    with av.open(str(path)) as container:
+        count = sum(p.size > 0 for p in container.demux(audio=0))
+    for number in range(count):
+        spoil(path, "audio", number)
+    media = read_media(Clip("a", video=path))
+    assert len(media.frames) == 8
+    assert MediaFlag.NO_AUDIO in media.flags
+
+
+def test_a_picture_on_a_sounds_cover_is_nobodys_face(tmp_path: Path) -> None:
+    tone = 0.3 * np.sin(np.arange(96_000) / 20).astype(np.float32)[None]
+    plain = write_sound(tmp_path / "a.mp3", "libmp3lame", tone, 48_000)
+    drawn = write_video(tmp_path / "c.mjpeg", 1, "mjpeg", sound=False)
+    body = b"\x00image/jpeg\x00\x03\x00" + drawn.read_bytes()
+    frame = b"APIC" + struct.pack(">I", len(body)) + b"\0\0" + body
+    size = bytes((len(frame) >> shift) & 127 for shift in (21, 14, 7, 0))
+    covered = tmp_path / "covered.mp3"
+    covered.write_bytes(b"ID3\x03\0\0" + size + frame + plain.read_bytes())
+    with av.open(str(covered)) as container:
+        assert len(container.streams.video) == 1
+    media = read_media(Clip("a", video=covered))
+    assert MediaFlag.NO_VIDEO in media.flags
+    assert not len(media.faces)
+    assert len(media.windows)
+
+
+def test_of_a_film_in_an_unknown_code_the_sound_is_heard(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 40)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
+    media = read_media(Clip("a", video=path))
+    assert MediaFlag.NO_VIDEO in media.flags
+    assert len(media.windows) == 8
+    silent = write_video(tmp_path / "s.mp4", 40, sound=False)
+    silent.write_bytes(silent.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        read_media(Clip("a", video=silent))
+
+
+def test_sound_whose_channels_and_rate_change_is_heard_to_its_end(tmp_path: Path) -> None:
+    tone = 0.3 * np.sin(np.arange(48_000) / 20).astype(np.float32)[None]
+    parts = [
+        write_sound(tmp_path / "mono.aac", "aac", tone, 48_000),
+        write_sound(tmp_path / "stereo.aac", "aac", np.concatenate([tone, tone]), 48_000),
+        write_sound(tmp_path / "slow.aac", "aac", tone[:, :24_000], 24_000),
+    ]
+    joined = tmp_path / "joined.aac"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    heard, flags = read_waveform(joined)
+    assert heard is not None
+    assert not flags
+    assert len(heard) == pytest.approx(48_000, abs=6000)
+
+
+def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "a.mp4", 30).rename(tmp_path / "2024-01-01T12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(read_media(Clip("a", video=Path("2024-01-01T12:30.mp4"))).frames) == 8
+
+
 def test_a_clip_that_names_no_file_is_its_subtitle_and_without_one_is_refused() -> None:
     read = read_media(Clip("a", subtitle="Oh."))
     assert (len(read.frames), len(read.faces), len(read.windows)) == (0, 0, 0)
     assert {MediaFlag.NO_VIDEO, MediaFlag.NO_AUDIO} <= read.flags
     with pytest.raises(MediaError, match="neither picture nor sound"):
         read_media(Clip("a"))
+    with pytest.raises(MediaError, match="no file and no subtitle"):  # also where another is cached
+        content_hash(Clip("a"))
 
 
 def test_the_content_hash_tells_bytes_and_roles(tmp_path: Path) -> None:

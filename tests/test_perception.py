@@ -532,6 +532,16 @@ def test_clip_gives_projected_features_of_squashed_pictures(
     assert np.abs(np.linalg.norm(found, axis=1) - 1).min() > 1e-3  # not normalised
 
 
+def test_colours_the_other_way_round_are_another_encoder(tmp_path: Path) -> None:
+    folder, images = str(make_image_folder(tmp_path)), pictures()
+    plain, same, turned = (
+        ClipImageEncoder.load(folder, **how)
+        for how in ({}, {"channels": "rgb"}, {"channels": "bgr"})
+    )
+    assert np.array_equal(turned.encode(images), plain.encode(images[..., ::-1]))
+    assert encoder_identity(plain) == encoder_identity(same) != encoder_identity(turned)
+
+
 @pytest.mark.parametrize("kind", ["siglip", "dinov2"])
 def test_other_image_models_give_their_pooled_output(tmp_path: Path, kind: str) -> None:
     encoder = ClipImageEncoder.load(str(make_image_folder(tmp_path, kind)))

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from affectgpt_r1.errors import MediaError
-from affectgpt_r1.media.container import MAX_DURATION_S, opened
+from affectgpt_r1.media.container import MAX_DURATION_S, decoded, opened, track
 from affectgpt_r1.media.values import MediaFlag
 
 RATE_HZ = 16_000
@@ -30,31 +30,34 @@ def read_waveform(path: Path | None) -> tuple[NDArray[np.float32] | None, frozen
     """
     if path is None:
         return None, frozenset()
-    pieces: list[NDArray[Any]] = []  # (channels, n) float32
+    pieces: list[NDArray[Any]] = []  # (n,) float32
     flags: set[MediaFlag] = set()
     read = 0
     with opened(path) as container:
-        if not container.streams.audio:
+        if (stream := track(container.streams.audio)) is None:
             return None, frozenset()
         resampler = AudioResampler(format="fltp", rate=RATE_HZ)
-        try:
-            for frame in container.decode(container.streams.audio[0]):
-                frame.pts = None  # gaps in the stamps are no silence
-                pieces += [out.to_ndarray() for out in resampler.resample(frame)]
-                read += frame.samples
-                if read > MAX_DURATION_S * frame.sample_rate:  # a header may claim less
-                    raise MediaError(f"{path} lasts over {MAX_DURATION_S} s: cut it into clips")
-        except av.error.FFmpegError:
-            if not pieces:
-                raise
-            flags.add(MediaFlag.TRUNCATED)
+        for frame in decoded(container, stream, flags):
+            frame.pts = None  # gaps in the stamps are no silence
+            try:
+                pieces += map(_mono, resampler.resample(frame))
+            except ValueError:  # its channels, format or rate have changed
+                pieces += map(_mono, resampler.resample(None))
+                resampler = AudioResampler(format="fltp", rate=RATE_HZ)
+                pieces += map(_mono, resampler.resample(frame))
+            read += frame.samples
+            if read > MAX_DURATION_S * frame.sample_rate:  # a header may claim less
+                raise MediaError(f"{path} lasts over {MAX_DURATION_S} s: cut it into clips")
         if pieces:
-            pieces += [out.to_ndarray() for out in resampler.resample(None)]
-    if not sum(piece.shape[1] for piece in pieces):
+            pieces += map(_mono, resampler.resample(None))
+    if not sum(map(len, pieces)):
         return None, frozenset(flags)
-    sound = np.concatenate(pieces, axis=1)  # (channels, n)
-    mono = sound.mean(axis=0) if sound.shape[0] == 2 else sound[0]
-    return np.clip(mono, -1, 1).astype(np.float32), frozenset(flags)
+    return np.clip(np.concatenate(pieces), -1, 1).astype(np.float32), frozenset(flags)
+
+
+def _mono(sound: AudioFrame) -> NDArray[Any]:
+    channels = sound.to_ndarray()
+    return np.asarray(channels.mean(axis=0) if len(channels) == 2 else channels[0])
 
 
 def cut_windows(waveform: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -56,6 +56,8 @@ def content_hash(clip: Clip) -> str:
         MissingFileError: a file does not exist.
         MediaError: a file is a folder.
     """
+    if not (clip.video or clip.audio or clip.faces or clip.subtitle):
+        raise MediaError(f"clip {clip.id!r} has no file and no subtitle: give it one")
     digest = hashlib.sha256()
     for role, path in (("video", clip.video), ("audio", clip.audio), ("faces", clip.faces)):
         if path is None:

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from affectgpt_r1.errors import MediaError
-from affectgpt_r1.media.container import MAX_DURATION_S, opened
+from affectgpt_r1.media.container import MAX_DURATION_S, decoded, opened, track
 from affectgpt_r1.media.values import MediaFlag
 
 #: Of a film; more are refused.
@@ -64,9 +64,8 @@ def read_frames(
     if path is None:
         return nothing
     with opened(path) as container:
-        if not container.streams.video:
+        if (stream := track(container.streams.video)) is None:
             return nothing
-        stream = container.streams.video[0]
         base = stream.time_base or 0
         timeline = _timeline(container, stream) if seek else {}
         total = len(timeline)
@@ -127,7 +126,8 @@ def _by_seeking(
     for index in wanted:
         target = stamps[index]
         if last is None or any(last < key <= target for key in keys):
-            container.seek(target, stream=stream, backward=True)
+            with suppress(av.error.FFmpegError):  # some can only be read through
+                container.seek(target, stream=stream, backward=True)
             decoder = _needed(container, stream, targets)
         with suppress(av.error.FFmpegError):
             for frame in decoder:
@@ -151,9 +151,9 @@ def _needed(
 
 
 def _decoded(path: Path) -> Iterator[VideoFrame]:
-    """All frames that decode, in order; damage ends them."""
-    with opened(path) as container, suppress(av.error.FFmpegError):
-        yield from container.decode(container.streams.video[0])
+    """All frames that decode, in order."""
+    with opened(path) as container:
+        yield from decoded(container, track(container.streams.video), set())
 
 
 def _upright(frame: VideoFrame, flags: set[MediaFlag]) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 It names the encoders and the frozen language model; it holds no weights and loads none.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -23,6 +23,8 @@ class AffectGPTConfig(PreTrainedConfig):
         language_model_digest: digest of the frozen weights the model was trained on; "" unknown.
         profile: nano, small, full, or a name of the user's own.
         view: whether the visual encoder saw face crops or whole frames.
+        face_channel_order: of the colours as a pretrained visual encoder saw them: the authors fed
+            their stored crops, which are bgr, as they were (MODEL.md, "The published checkpoint").
         visual_encoder, audio_encoder: names and settings of the encoders whose features the fusion
             was trained on, as `perception.encoder_identity` writes them; "" unknown.
         visual_source, audio_source, face_model: where the encoders and the face detector were
@@ -43,6 +45,7 @@ class AffectGPTConfig(PreTrainedConfig):
     language_model_digest: str = ""
     profile: str = "nano"
     view: View = "face"
+    face_channel_order: Literal["rgb", "bgr"] = "rgb"
     visual_encoder: str = ""
     audio_encoder: str = ""
     visual_source: str | None = None

@@ -9,11 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from affectgpt_r1.dialogue import View
 from affectgpt_r1.errors import CheckpointError, MissingFileError
+from affectgpt_r1.files import writing
 from affectgpt_r1.model.configuration import AffectGPTConfig
 from affectgpt_r1.model.modeling import AffectGPTForConditionalGeneration
 from affectgpt_r1.model.processing import AffectGPTProcessor
@@ -68,6 +70,7 @@ def convert(
             language_model=name,
             profile=full.name,
             view=view,
+            face_channel_order="bgr" if view == "face" else "rgb",
             visual_width=state["fusion.visual_score.weight"].shape[1],
             audio_width=state["fusion.audio_score.weight"].shape[1],
             lora_rank=next(t.shape[0] for n, t in state.items() if ".lora_A." in n),
@@ -96,12 +99,13 @@ def check_new(out: Path) -> None:
 
 def write_model(model: PreTrainedModel, processor: AffectGPTProcessor, out: Path) -> Path:
     """Write a new model folder, whole or not at all, and return it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
-        unfinished = Path(made) / out.name
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        unfinished.rename(out)
+    with writing(out, raised=(OSError, SafetensorError)):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as made:
+            unfinished = Path(made) / out.name
+            model.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+            unfinished.rename(out)
     return out
 
 

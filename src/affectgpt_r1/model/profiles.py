@@ -36,6 +36,7 @@ class Profile:
         audio: "signal", or a folder or hub name of a HuBERT, WavLM, wav2vec 2.0 or Whisper model.
         view: face crops or whole frames.
         face_model: file of a YuNet face detector; None: the bundled detector.
+        channels: rgb, or bgr: how a pretrained visual encoder is shown colours.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Profile:
     audio: str
     view: View = "face"
     face_model: Path | None = None
+    channels: str = "rgb"
 
     def but(self, **chosen: Any) -> "Profile":
         """This profile with other encoders, view or detector, where they are not None."""
@@ -81,7 +83,7 @@ def encoder_source(profile: Profile, device: str = "cpu") -> EncoderSource:
     visual: Encoder = GradientFaceEncoder()
     audio: Encoder = SignalSpeechEncoder()
     if profile.visual != "signal":
-        visual = ClipImageEncoder.load(profile.visual, device=device)
+        visual = ClipImageEncoder.load(profile.visual, device=device, channels=profile.channels)
     if profile.audio != "signal":
         audio = PretrainedSpeechEncoder.load(profile.audio, device=device)
     return EncoderSource.of(visual, audio, profile.view, profile.face_model)
@@ -95,6 +97,7 @@ def encoders_of(config: AffectGPTConfig) -> EncoderSource:
     """
     face_model = Path(config.face_model) if config.face_model else None
     sources = {"visual": config.visual_source, "audio": config.audio_source}
+    sources["channels"] = config.face_channel_order
     profile = PROFILES[config.profile].but(**sources, view=config.view, face_model=face_model)
 
     @cache

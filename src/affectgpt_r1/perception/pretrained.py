@@ -81,7 +81,12 @@ class PretrainedEncoder:
 
     @classmethod
     def load(
-        cls, name_or_path: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        cls,
+        name_or_path: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        **how: Any,
     ) -> Self:
         """Load an encoder by hub name or folder, in eval mode, without asking the network.
 
@@ -89,6 +94,7 @@ class PretrainedEncoder:
             name_or_path: a hub name that is in the local hub cache, or a folder.
             dtype: of the weights; part of the settings.
             device: where the model runs.
+            **how: what an encoder of this kind takes besides.
 
         Raises:
             MissingFileError: it is not on this machine; the message names the command.
@@ -103,31 +109,40 @@ class PretrainedEncoder:
             load_processor = cls.kinds[config.model_type]
             processor = load_processor(name_or_path, **LOCAL_ONLY) if load_processor else None
             model = load_weights(AutoModel, name_or_path, config=config, dtype=dtype)
-        return cls(model.requires_grad_(False), processor, device)
+        return cls(model.requires_grad_(False), processor, device, **how)
 
 
 class ClipImageEncoder(PretrainedEncoder):
-    """A frozen image encoder: CLIP, SigLIP or DINOv2, with the processor of its pictures."""
+    """A frozen image encoder: CLIP, SigLIP or DINOv2, with the processor of its pictures.
+
+    Args:
+        model, processor, device: as in `PretrainedEncoder`.
+        channels: bgr: colours are shown to the model the other way round.
+    """
 
     # With torchvision installed the default would resize to other pixels than without.
     kinds = dict.fromkeys(
         ("clip", "siglip", "dinov2"), partial(AutoImageProcessor.from_pretrained, backend="pil")
     )
 
-    def __init__(self, model: PreTrainedModel, processor: Any, device: str = "cpu") -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: Any, device: str = "cpu", channels: str = "rgb"
+    ) -> None:
         if hasattr(model, "text_model"):
             del model.text_model
         square = processor.crop_size if processor.do_center_crop else processor.size
         self._side = square.height or square.shortest_edge
         mean, std = str(list(processor.image_mean)), str(list(processor.image_std))
-        super().__init__(model, processor, device, side=self._side, mean=mean, std=std)
+        self._step = 1 if channels == "rgb" else -1
+        other = {} if channels == "rgb" else {"channels": channels}
+        super().__init__(model, processor, device, side=self._side, mean=mean, std=std, **other)
         black = np.zeros((1, self._side, self._side, 3), dtype=np.uint8)
         self.width = int(self.encode(black).shape[1])
 
     def _prepared(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """RGB pictures (t, H, W, 3) of any size as the model takes them, (t, 3, side, side)."""
         pixels = self._processor(
-            list(images),
+            list(images[..., :: self._step]),
             do_resize=True,
             size={"height": self._side, "width": self._side},
             resample=PILImageResampling.BILINEAR,
