@@ -152,12 +152,10 @@ def bench(
         # A checkpoint that answered fewer samples than the fixed one is no rival of it.
         rivals = [name for name in scores if scores[name][1] >= scores.get(fixed, (0, 0))[1]]
         best = max(rivals, key=lambda name: scores[name][0], default=None)
-        at_best = scores.get(best, (None, 0, None))
+        top, n, cited = scores.get(best, (None, 0, None))
         # Without a fixed score, rows and signature are those of the best checkpoint.
-        at_fixed = scores.get(fixed, (None, *at_best[1:]))
-        table.append(
-            BenchRow(kind.title, headline, kind.n, at_fixed[0], at_best[0], best, *at_fixed[1:])
-        )
+        value, n, cited = scores.get(fixed, (None, n, cited))
+        table.append(BenchRow(kind.title, headline, kind.n, value, top, best, n, cited))
     means = _mean([row.fixed for row in table]), _mean([row.best for row in table])
     incomplete = tuple(row.title for row in table if row.n < row.expected_n)
     return Bench(tuple(table), fixed, *means, incomplete)
