@@ -234,14 +234,11 @@ class GrpoTrainer(RunTrainer):
         return self.processor.batch(prompts, found, self.args.device)
 
     def _rollouts(self, examples: Sequence[tuple[Clip, Features]], attempt: int) -> list[Rollout]:
-        settings, step = self.recipe.rollout, self.state.global_step
+        settings, when = self.recipe.rollout, (self.recipe.run.seed, self.state.global_step)
         draws = range(settings.num_generations)
         again = (attempt,) if attempt else ()
         self.affect_model.eval()
-        seeds = [
-            [seed_of(self.recipe.run.seed, step, clip.id, g, *again) for g in draws]
-            for clip, _ in examples
-        ]
+        seeds = [[seed_of(*when, clip.id, g, *again) for g in draws] for clip, _ in examples]
         drawn_as = settings.temperature, settings.top_p, settings.top_k
         how = SamplingSettings(settings.max_completion_length, *drawn_as)
         # Unwrapped: DDP would have all processes draw equally often.
