@@ -120,9 +120,8 @@ def encode(
         write_manifest(write_faces / "clips.jsonl", cropped)
     skipped = 0 if retry else len(clips) - len(wanted)
     if fates["failed"] or skipped:
-        console.complain(
-            f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again"
-        )
+        reasons = store.folder / "failures.jsonl"
+        console.complain(f"why clips failed stands in {reasons}; --retry tries again")
     counts = {fate: fates[fate] for fate in get_args(encoding.Fate)}
     return {"clips": len(clips), **counts, "skipped": skipped}
 
