@@ -113,11 +113,9 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
     unnamed = {(row.dataset, path) for path, row in rows if row.checkpoint is None}
     apart = len(unnamed) > len({dataset for dataset, _ in unnamed})
     stems = len({path.stem for path in paths}) == len(set(paths))
-    names = {path: path.stem if stems else str(path) for path in paths}
-    return [
-        replace(row, checkpoint=row.checkpoint or (names[path] if apart else "given"))
-        for path, row in rows
-    ]
+    own = {path: path.stem if stems else str(path) for path in paths}
+    names = own if apart else dict.fromkeys(paths, "given")
+    return [replace(row, checkpoint=row.checkpoint or names[path]) for path, row in rows]
 
 
 def bench(
@@ -184,7 +182,6 @@ def bench_lines(result: Bench) -> list[list[str]]:
         what = row.title, row.metric.upper(), f"{row.n} of {row.expected_n}"
         lines.append([*what, cell(row.fixed), cell(row.best) + whose])
     means = ["" if m is None else f"{m:.2f}" for m in (result.fixed_mean, result.best_mean)]
-    lacking = len(result.incomplete)
-    note = f" ({lacking} incomplete)" if lacking else ""
+    note = f" ({len(result.incomplete)} incomplete)" if result.incomplete else ""
     lines.append([f"mean of nine{note}", "", "", *(m or "not all sets are there" for m in means)])
     return lines
