@@ -140,10 +140,8 @@ class GrpoTrainer(RunTrainer):
         # sharded model must run in step.
         kept = varied | bool(self.recipe.beta or is_sharded(self.affect_model))
         size = self.args.train_batch_size
-        return [
-            {"rollouts": list(compress(rollouts[i : i + size], kept[i : i + size]))}
-            for i in range(0, len(rollouts), size)
-        ]
+        parts = [slice(i, i + size) for i in range(0, len(rollouts), size)]
+        return [{"rollouts": list(compress(rollouts[part], kept[part]))} for part in parts]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
