@@ -263,8 +263,7 @@ def predict(
     predictor, store = predicting.load_predictor(model, bf16=bf16), _store(cache)
     if out is None:
         with console.bars() as bar:
-            told = bar("reading clips")
-            seen = predicting.perceive_clips(clips, predictor.encoders, store, told)
+            seen = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
         said = predicting.predict(predictor, seen, **how)
         return console.shown(said) if len(clips) == 1 else said
     lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out
