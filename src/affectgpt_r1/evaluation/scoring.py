@@ -180,10 +180,8 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
     served = f"openai:{rule.model}"
     extractor = served if rule.extractor == "openai" else rule.extractor
     levels = rule.levels if rule.metric == "ew" else (1,) if rule.metric == "hit" else (None,)
-    names = [
-        score.signature(lexicon, level, metric=rule.metric, parser=rule.parser, extractor=extractor)
-        for level in levels
-    ]
+    sign = partial(score.signature, metric=rule.metric, parser=rule.parser, extractor=extractor)
+    names = [sign(lexicon, level) for level in levels]
     if rule.metric == "sentiment":
         given = sum(row.sentiment is not None for row in kept.rows)
         source = served if rule.sentiments == "openai" else "given"
@@ -197,10 +195,8 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     """F at a ring, or its mean over both; the ceiling is F of the labels themselves."""
     labels, words = zip(*kept.pairs, strict=True)
-    rings = [
-        score.score_corpus(labels, words, lexicon, level, rule.parser) for level in rule.levels
-    ]
-    first, *_ = rows = [json_row(ring) for ring in rings]
+    scored = partial(score.score_corpus, labels, words, lexicon, parser=rule.parser)
+    first, *_ = rows = [json_row(scored(level=level)) for level in rule.levels]
     figures = ("f", "precision", "recall")
     best, f = score.best_constant(labels, lexicon, rule.levels)
 
