@@ -33,9 +33,7 @@ LexiconName = Literal["builtin", "mer2025", "mer2026"]
 Level = Literal[1, 2]
 Form = Annotated[Format, Parameter("--format", help="Of the answer.")]
 Cache = Annotated[Path | None, Parameter(help="Feature cache [default: the user's].")]
-Half = Annotated[
-    bool, Parameter("--bf16", negative=(), help="Weights in bfloat16: half the memory.")
-]
+Half = Annotated[bool, Parameter("--bf16", help="Weights in bfloat16: half the memory.")]
 Overrides = Annotated[
     list[str] | None, Parameter("--set", help="Override a recipe: key.sub=value; repeatable.")
 ]

@@ -120,9 +120,8 @@ def encode(
         write_manifest(write_faces / "clips.jsonl", cropped)
     skipped = 0 if retry else len(clips) - len(wanted)
     if fates["failed"] or skipped:
-        console.complain(
-            f"why clips failed stands in {store.folder}/failures.jsonl; --retry tries again"
-        )
+        reasons = store.folder / "failures.jsonl"
+        console.complain(f"why clips failed stands in {reasons}; --retry tries again")
     counts = {fate: fates[fate] for fate in get_args(encoding.Fate)}
     return {"clips": len(clips), **counts, "skipped": skipped}
 
@@ -264,8 +263,7 @@ def predict(
     predictor, store = predicting.load_predictor(model, bf16=bf16), _store(cache)
     if out is None:
         with console.bars() as bar:
-            told = bar("reading clips")
-            seen = predicting.perceive_clips(clips, predictor.encoders, store, told)
+            seen = predicting.perceive_clips(clips, predictor.encoders, store, bar("reading clips"))
         said = predicting.predict(predictor, seen, **how)
         return console.shown(said) if len(clips) == 1 else said
     lines = out.with_suffix(".jsonl") if out.suffix == ".csv" else out

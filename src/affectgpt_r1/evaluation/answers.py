@@ -7,7 +7,7 @@ What is scored how, this module does not know.
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -79,8 +79,11 @@ class Kept:
     @property
     def truths(self) -> list[object]:
         """Labels as they are scored: words, or a number where there are none."""
-        both = zip(self.rows, self.pairs, strict=True)
-        return [labels or row.labels for row, (labels, _) in both]
+        return [labels or row.labels for row, (labels, _) in self]
+
+    def __iter__(self) -> Iterator[tuple[AnswerRow, Pair]]:
+        """Every row with its pair."""
+        return zip(self.rows, self.pairs, strict=True)
 
 
 def read_answers(

@@ -271,10 +271,8 @@ def table_of_predictions(rows: Iterable[Mapping[str, Any]]) -> str:
     file = io.StringIO(newline="")
     table = csv.DictWriter(file, [column.name for column in fields(Prediction)])
     table.writeheader()
-    table.writerows(
-        {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
-        for row in rows
-    )
+    for row in rows:
+        table.writerow({k: ", ".join(v) if isinstance(v, list) else v for k, v in row.items()})
     return file.getvalue()
 
 

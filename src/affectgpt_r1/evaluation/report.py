@@ -55,14 +55,10 @@ def write_report(
     if result is None and not curves:
         raise InputError(f"{run} has no metrics.jsonl: name a run folder or a predictions file")
     known = {clip.id: clip for clip in clips}
-    old = {
-        row.id: words
-        for other in (before or {}).values()
-        for row, (_, words) in zip(other.rows, other.pairs, strict=True)
-    }
+    old = {row.id: words for other in (before or {}).values() for row, (_, words) in other}
     cards = [
         _card(row, pair, known.get(row.id) or Clip(row.id), old.get(row.id), lexicon, level)
-        for row, pair in zip(kept.rows, kept.pairs, strict=True)
+        for row, pair in kept
     ]
     page = environment(lexicon).get_template("report.html")
     html = page.render(

@@ -7,6 +7,7 @@ ring and parser by which a published number was made (METRIC.md); the score itse
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from math import isnan
 from pathlib import Path
 from statistics import fmean
@@ -108,7 +109,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
             f"{source}: the reference parser reads texts and lists in `prediction`, and no "
             "completions: leave --parser and --preset out, or take the words out of them first"
         )
-    signed, parser = rule.metric == "sentiment", rule.parser
+    signed, read = rule.metric == "sentiment", partial(read_words, parser=rule.parser)
     if wrong := [row.id for row in rows if isinstance(row.labels, int | float) != signed]:
         wanted = "numbers (intensities)" if signed else "emotion words"
         raise InputError(
@@ -118,10 +119,7 @@ def keep(rows: Sequence[AnswerRow], rule: Rule, source: str) -> Kept:
     given = [
         row for row in rows if row.prediction is not None or (signed and row.sentiment is not None)
     ]
-    pairs = [
-        (() if signed else read_words(row.labels, parser), read_words(row.prediction, parser))
-        for row in given
-    ]
+    pairs = [(() if signed else read(row.labels), read(row.prediction)) for row in given]
     many = [row.id for row, (labels, _) in zip(given, pairs, strict=True) if len(labels) > 1]
     if rule.metric == "hit" and many:
         raise InputError(
@@ -182,10 +180,8 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
     served = f"openai:{rule.model}"
     extractor = served if rule.extractor == "openai" else rule.extractor
     levels = rule.levels if rule.metric == "ew" else (1,) if rule.metric == "hit" else (None,)
-    names = [
-        score.signature(lexicon, level, metric=rule.metric, parser=rule.parser, extractor=extractor)
-        for level in levels
-    ]
+    sign = partial(score.signature, metric=rule.metric, parser=rule.parser, extractor=extractor)
+    names = [sign(lexicon, level) for level in levels]
     if rule.metric == "sentiment":
         given = sum(row.sentiment is not None for row in kept.rows)
         source = served if rule.sentiments == "openai" else "given"
@@ -199,10 +195,8 @@ def cited(kept: Kept, rule: Rule, lexicon: Lexicon) -> str:
 def _ew_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
     """F at a ring, or its mean over both; the ceiling is F of the labels themselves."""
     labels, words = zip(*kept.pairs, strict=True)
-    rings = [
-        score.score_corpus(labels, words, lexicon, level, rule.parser) for level in rule.levels
-    ]
-    first, *_ = rows = [json_row(ring) for ring in rings]
+    scored = partial(score.score_corpus, labels, words, lexicon, parser=rule.parser)
+    first, *_ = rows = [json_row(scored(level=level)) for level in rule.levels]
     figures = ("f", "precision", "recall")
     best, f = score.best_constant(labels, lexicon, rule.levels)
 
@@ -235,18 +229,17 @@ def _hit_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
 
 
 def _sentiment_row(kept: Kept, rule: Rule, lexicon: Lexicon) -> dict[str, Any]:
-    labels, words = _intensities(kept), [words for _, words in kept.pairs]
+    labels = _intensities(kept)
     found = sentiment_scores(labels, _sentiments(kept, lexicon))
     signs = ("positive", "negative")
     best, sign = max((sentiment_scores(labels, [s] * len(labels)).waf, s) for s in signs)
-    given = [row.sentiment for row in kept.rows]
     return {
         "constant": {"sentiment": sign, "waf": best},
         **json_row(found),
-        "sentiments_given": len(given) - given.count(None),
+        "sentiments_given": sum(row.sentiment is not None for row in kept.rows),
         "without_polarity": sum(
-            said is None and not any(map(lexicon.polarity, answer))
-            for said, answer in zip(given, words, strict=True)
+            row.sentiment is None and not any(map(lexicon.polarity, words))
+            for row, (_, words) in kept
         ),
     }
 
@@ -258,7 +251,7 @@ def _intensities(kept: Kept) -> list[float]:
 def _sentiments(kept: Kept, lexicon: Lexicon) -> list[str]:
     return [
         row.sentiment if row.sentiment is not None else sentiment_of(words, lexicon)
-        for row, (_, words) in zip(kept.rows, kept.pairs, strict=True)
+        for row, (_, words) in kept
     ]
 
 
@@ -312,7 +305,7 @@ def _paired(one: Kept, other: Kept, name: str) -> tuple[Kept, Kept]:
 
 
 def _part(kept: Kept, ids: Sequence[str]) -> Kept:
-    by_id = {row.id: (row, pair) for row, pair in zip(kept.rows, kept.pairs, strict=True)}
+    by_id = {row.id: (row, pair) for row, pair in kept}
     rows, pairs = zip(*[by_id[name] for name in ids], strict=True)
     return replace(kept, rows=rows, pairs=pairs)
 
@@ -325,7 +318,7 @@ def write_samples(path: Path, kept: Kept, rule: Rule, lexicon: Lexicon) -> None:
     found = [score.f1(score.statistics(kept.pairs, lexicon, level)) for level in levels]
     # By ring, sample and wheel.
     fs = [[[None if isnan(x) else x for x in wheels] for wheels in f.tolist()] for f in found]
-    for i, (row, (_, words)) in enumerate(zip(kept.rows, kept.pairs, strict=True)):
+    for i, (row, (_, words)) in enumerate(kept):
         sample: dict[str, object] = {"id": row.id, "labels": row.labels, "words": list(words)}
         if sentiments is not None:
             sample["sentiment"] = sentiments[i]

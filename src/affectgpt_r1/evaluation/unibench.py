@@ -113,11 +113,9 @@ def read_bench(paths: Sequence[Path]) -> list[AnswerRow]:
     unnamed = {(row.dataset, path) for path, row in rows if row.checkpoint is None}
     apart = len(unnamed) > len({dataset for dataset, _ in unnamed})
     stems = len({path.stem for path in paths}) == len(set(paths))
-    names = {path: path.stem if stems else str(path) for path in paths}
-    return [
-        replace(row, checkpoint=row.checkpoint or (names[path] if apart else "given"))
-        for path, row in rows
-    ]
+    own = {path: path.stem if stems else str(path) for path in paths}
+    names = own if apart else dict.fromkeys(paths, "given")
+    return [replace(row, checkpoint=row.checkpoint or names[path]) for path, row in rows]
 
 
 def bench(
@@ -152,12 +150,10 @@ def bench(
         # A checkpoint that answered fewer samples than the fixed one is no rival of it.
         rivals = [name for name in scores if scores[name][1] >= scores.get(fixed, (0, 0))[1]]
         best = max(rivals, key=lambda name: scores[name][0], default=None)
-        at_best = scores.get(best, (None, 0, None))
+        top, n, cited = scores.get(best, (None, 0, None))
         # Without a fixed score, rows and signature are those of the best checkpoint.
-        at_fixed = scores.get(fixed, (None, *at_best[1:]))
-        table.append(
-            BenchRow(kind.title, headline, kind.n, at_fixed[0], at_best[0], best, *at_fixed[1:])
-        )
+        value, n, cited = scores.get(fixed, (None, n, cited))
+        table.append(BenchRow(kind.title, headline, kind.n, value, top, best, n, cited))
     means = _mean([row.fixed for row in table]), _mean([row.best for row in table])
     incomplete = tuple(row.title for row in table if row.n < row.expected_n)
     return Bench(tuple(table), fixed, *means, incomplete)
@@ -186,7 +182,6 @@ def bench_lines(result: Bench) -> list[list[str]]:
         what = row.title, row.metric.upper(), f"{row.n} of {row.expected_n}"
         lines.append([*what, cell(row.fixed), cell(row.best) + whose])
     means = ["" if m is None else f"{m:.2f}" for m in (result.fixed_mean, result.best_mean)]
-    lacking = len(result.incomplete)
-    note = f" ({lacking} incomplete)" if lacking else ""
+    note = f" ({len(result.incomplete)} incomplete)" if result.incomplete else ""
     lines.append([f"mean of nine{note}", "", "", *(m or "not all sets are there" for m in means)])
     return lines

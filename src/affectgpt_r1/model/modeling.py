@@ -320,12 +320,10 @@ def read_config(folder: Path) -> AffectGPTConfig:
         )
     with loading(path, what="configuration"):
         settings = json.loads(path.read_text(encoding="utf-8"))
-        kind = settings.get("model_type")
-        if kind == AffectGPTConfig.model_type:
+        kind, ours = settings.get("model_type"), AffectGPTConfig.model_type
+        if kind == ours:
             return AffectGPTConfig.from_dict(settings)
-    raise ModelFolderError(
-        f"{path}: a {kind!r} model: name the folder of an {AffectGPTConfig.model_type!r} one"
-    )
+    raise ModelFolderError(f"{path}: a {kind!r} model: name the folder of an {ours!r} one")
 
 
 def _carries_language_model(config: AffectGPTConfig) -> bool:

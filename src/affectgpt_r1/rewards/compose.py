@@ -41,11 +41,9 @@ class RewardRule(RewardSettings):
 
     @model_validator(mode="after")
     def _reads_what_is_there(self) -> Self:
-        asked = [name for name in ("alignment", "dual") if getattr(self, name)]
-        if asked and self.mode == "answer":
-            raise ValueError(
-                f"rewards.{asked[0]} needs mode=think: set that, or rewards.{asked[0]}=0"
-            )
+        for name in ("alignment", "dual"):
+            if getattr(self, name) and self.mode == "answer":
+                raise ValueError(f"rewards.{name} needs mode=think: set that, or rewards.{name}=0")
         return self
 
     @property
@@ -105,12 +103,10 @@ def reward(
         rule: weights and penalty.
         perception: what a judge gave (`rewards.perception`); None: not judged.
     """
-    words, level = completion.words, rule.level
+    words, levels = completion.words, rule.levels
 
     def over_rings(score: _Score, one: Sequence[str], other: Sequence[str]) -> float:
-        if level != "mixed":
-            return score(one, other, lexicon, level)
-        return (score(one, other, lexicon, 1) + score(one, other, lexicon, 2)) / 2
+        return sum(score(one, other, lexicon, level) for level in levels) / len(levels)
 
     judged = any(lexicon.counts(word) for word in labels)
     form = float(completion.well_formed)

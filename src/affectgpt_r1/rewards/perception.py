@@ -87,9 +87,7 @@ class PairwiseJudge:
         """
         shown = [[shown_words(words, self.lexicon) for words in answers] for _, answers in groups]
         distinct = [sorted({words for words in answers if words}) for answers in shown]
-        asked = [
-            self._questions(clip, names) for (clip, _), names in zip(groups, distinct, strict=True)
-        ]
+        asked = [*map(self._questions, (clip for clip, _ in groups), distinct)]
         questions = {key: content for group in asked for key, content in group.items()}
         verdicts = ask_all(questions, self.server, self.folder, read=_verdict) if questions else {}
         values: list[list[float | None]] = []
@@ -120,11 +118,8 @@ class PairwiseJudge:
         def message(text: str) -> Content:
             return [*parts(), {"type": "text", "text": text}]
 
-        questions = {}
-        for first, second in _orders(len(names)):
-            text = _text(clip.subtitle, names[first], names[second])
-            questions[f"{content} {text}"] = partial(message, text)
-        return questions
+        texts = [_text(clip.subtitle, names[i], names[j]) for i, j in _orders(len(names))]
+        return {f"{content} {text}": partial(message, text) for text in texts}
 
 
 def shown_words(words: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:

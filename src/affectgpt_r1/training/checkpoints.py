@@ -88,12 +88,11 @@ def rotate(run_folder: Path, keep: int) -> None:
 
 
 def _best(whole: Sequence[Path]) -> Path | None:
-    scores = {
-        path: json.loads((path / _HELD_OUT).read_text(encoding="utf-8"))["f"]
-        for path in whole
-        if (path / _HELD_OUT).is_file()
-    }
-    return max(scores, key=lambda path: scores[path], default=None)
+    return max((path for path in whole if (path / _HELD_OUT).is_file()), key=_f_of, default=None)
+
+
+def _f_of(checkpoint: Path) -> float:
+    return float(json.loads((checkpoint / _HELD_OUT).read_text(encoding="utf-8"))["f"])
 
 
 def _whole(run_folder: Path) -> list[Path]:

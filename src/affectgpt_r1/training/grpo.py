@@ -140,10 +140,8 @@ class GrpoTrainer(RunTrainer):
         # sharded model must run in step.
         kept = varied | bool(self.recipe.beta or is_sharded(self.affect_model))
         size = self.args.train_batch_size
-        return [
-            {"rollouts": list(compress(rollouts[i : i + size], kept[i : i + size]))}
-            for i in range(0, len(rollouts), size)
-        ]
+        parts = [slice(i, i + size) for i in range(0, len(rollouts), size)]
+        return [{"rollouts": list(compress(rollouts[part], kept[part]))} for part in parts]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -234,14 +232,11 @@ class GrpoTrainer(RunTrainer):
         return self.processor.batch(prompts, found, self.args.device)
 
     def _rollouts(self, examples: Sequence[tuple[Clip, Features]], attempt: int) -> list[Rollout]:
-        settings, step = self.recipe.rollout, self.state.global_step
+        settings, when = self.recipe.rollout, (self.recipe.run.seed, self.state.global_step)
         draws = range(settings.num_generations)
         again = (attempt,) if attempt else ()
         self.affect_model.eval()
-        seeds = [
-            [seed_of(self.recipe.run.seed, step, clip.id, g, *again) for g in draws]
-            for clip, _ in examples
-        ]
+        seeds = [[seed_of(*when, clip.id, g, *again) for g in draws] for clip, _ in examples]
         drawn_as = settings.temperature, settings.top_p, settings.top_k
         how = SamplingSettings(settings.max_completion_length, *drawn_as)
         # Unwrapped: DDP would have all processes draw equally often.

@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,9 +89,8 @@ def train_cold_start(recipe: ColdStartRecipe, reading: Reading, step: Progress) 
         explained = align_projectors(model, processor, examples)
         shares = ", ".join(f"{name} {share:.2f}" for name, share in explained.items())
         logger.info("projectors aligned; share of the labels' variance explained: %s", shares)
-    trainer = ColdStartTrainer(
-        model, processor, examples, recipe=recipe, progress=step, held_out=held_out
-    )
+    parts = model, processor, examples
+    trainer = ColdStartTrainer(*parts, recipe=recipe, progress=step, held_out=held_out)
     return _run(trainer, dropped)
 
 
@@ -200,13 +199,11 @@ def _run(trainer: RunTrainer, dropped: Mapping[str, int], start: str = "") -> Ru
 @contextmanager
 def asked_by_sigterm(trainer: RunTrainer) -> Iterator[None]:
     """SIGTERM asks a run for its end; off the main thread, where none arrives, nothing does."""
-    arrives = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, trainer.ask_to_end) if arrives else None
-    try:
+    with ExitStack() as afterwards:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, trainer.ask_to_end)
+            afterwards.callback(signal.signal, signal.SIGTERM, before)
         yield
-    finally:
-        if arrives:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _training_clips(data: DataSettings) -> tuple[tuple[Clip, ...], dict[str, int]]:
@@ -229,15 +226,13 @@ def _training_clips(data: DataSettings) -> tuple[tuple[Clip, ...], dict[str, int
 def _readable(manifest: Path, data: DataSettings) -> tuple[tuple[Clip, ...], int]:
     """A manifest's clips without those that `encode` could not read; and how many it has."""
     clips = read_labelled(manifest)
-    faults = failures(clips, FeatureCache(data.cache))
-    if faults:
+    if faults := failures(clips, FeatureCache(data.cache)):
         name, why = next(iter(faults.items()))
         of = f"{len(faults)} of {len(clips)} clips (first: {name!r}, {why})"
         told = f"{manifest}: {of} could not be read"
         if len(faults) > min(data.max_unreadable * len(clips), len(clips) - 1):
-            raise InputError(
-                f"{told}: mend them and `encode --retry`, or raise data.max_unreadable"
-            )
+            cure = "mend them and `encode --retry`, or raise data.max_unreadable"
+            raise InputError(f"{told}: {cure}")
         logger.warning("%s and are left out: `encode --retry` tries them again", told)
     return tuple(clip for clip in clips if clip.id not in faults), len(clips)
 

@@ -142,11 +142,10 @@ class RunTrainer(Trainer):
         Raises:
             TrainingError: one is a NaN or an infinity.
         """
+        step = self.state.global_step + 1
         for name, value in values.items():
             if not bool(torch.isfinite(torch.as_tensor(value)).all()):
-                raise TrainingError(
-                    f"the {name} is not finite at step {self.state.global_step + 1}"
-                )
+                raise TrainingError(f"the {name} is not finite at step {step}")
 
     def save_fault(self) -> Path:
         """Keep an update that went wrong, and the weights before it; all processes must call.
