@@ -41,9 +41,11 @@ class RewardRule(RewardSettings):
 
     @model_validator(mode="after")
     def _reads_what_is_there(self) -> Self:
-        for name in ("alignment", "dual"):
-            if getattr(self, name) and self.mode == "answer":
-                raise ValueError(f"rewards.{name} needs mode=think: set that, or rewards.{name}=0")
+        asked = [name for name in ("alignment", "dual") if getattr(self, name)]
+        if asked and self.mode == "answer":
+            raise ValueError(
+                f"rewards.{asked[0]} needs mode=think: set that, or rewards.{asked[0]}=0"
+            )
         return self
 
     @property
@@ -103,10 +105,12 @@ def reward(
         rule: weights and penalty.
         perception: what a judge gave (`rewards.perception`); None: not judged.
     """
-    words, levels = completion.words, rule.levels
+    words, level = completion.words, rule.level
 
     def over_rings(score: _Score, one: Sequence[str], other: Sequence[str]) -> float:
-        return sum(score(one, other, lexicon, level) for level in levels) / len(levels)
+        if level != "mixed":
+            return score(one, other, lexicon, level)
+        return (score(one, other, lexicon, 1) + score(one, other, lexicon, 2)) / 2
 
     judged = any(lexicon.counts(word) for word in labels)
     form = float(completion.well_formed)
