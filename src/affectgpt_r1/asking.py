@@ -98,6 +98,15 @@ def ask_all(
     return answers
 
 
+def spoken(reply: str) -> str:
+    """A reply without the thinking that some servers leave in front of it.
+
+    >>> spoken("<think>sad?</think>happy"), spoken("happy")
+    ('happy', 'happy')
+    """
+    return reply.rpartition("</think>")[2]
+
+
 def check_server(server: Server) -> None:
     """Refuse what cannot be asked, before any work.
 

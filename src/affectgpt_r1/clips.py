@@ -63,6 +63,7 @@ _PATHS = ("video", "audio", "faces")
 #: What is taken of a folder.
 _FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".3gp", ".wmv", ".flv", ".mpg", ".mpeg")
 _SOUNDS = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac", ".amr", ".aiff")
+_MEDIA = _FILMS + _SOUNDS
 _NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d+)?(e(-\d{1,3}|\+?\d\d?))?")  # CSV holds numbers as texts
 # What numpy raises for files that are no npy, or whose header is damaged.
 _UNREADABLE = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, TokenError)
@@ -139,10 +140,10 @@ def clips_in(files: Sequence[Path], subtitle: str = "") -> Sequence[Clip]:
         return read_manifest(files[0])
     found: dict[Path, None] = {}  # a file may be named, and lie in a folder that is named
     for path in files:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _FILMS + _SOUNDS)
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _MEDIA)
         found |= dict.fromkeys(inside if path.is_dir() else [path])
     if not found:
-        raise MissingFileError(f"{files[0]} holds no media files ({', '.join(_FILMS + _SOUNDS)})")
+        raise MissingFileError(f"{files[0]} holds no media files ({', '.join(_MEDIA)})")
     plain = len({path.stem for path in found}) == len(found)
     ids = [path.stem if plain else path.as_posix() for path in found]
     return [Clip(id=i, video=p, subtitle=subtitle) for i, p in zip(ids, found, strict=True)]
@@ -155,11 +156,12 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
         InputError: the file cannot be written.
     """
     rows = []
+    folder = path.parent.resolve()  # `..` goes up from where a link leads
     for clip in clips:
         row = {c.name: value for c in fields(clip) if (value := getattr(clip, c.name)) != c.default}
         for name in row.keys() & _PATHS:
-            file = row[name].parent.resolve() / row[name].name  # `..` goes up from a link's target
-            row[name] = Path(os.path.relpath(file, path.parent.resolve())).as_posix()
+            file = row[name].parent.resolve() / row[name].name
+            row[name] = Path(os.path.relpath(file, folder)).as_posix()
         rows.append(row)
     with writing(path):
         write_rows(path, rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from affectgpt_r1.asking import Server, ask_all
+from affectgpt_r1.asking import Server, ask_all, spoken
 from affectgpt_r1.emotion.extract import extract_words
 from affectgpt_r1.emotion.labels import parse_labels
 from affectgpt_r1.emotion.lexicon import Lexicon
@@ -113,10 +113,10 @@ def _ask(
 
 
 def _words_in(reply: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(parse_labels(reply.rpartition("</think>")[2])))
+    words = tuple(dict.fromkeys(parse_labels(spoken(reply))))
     return () if words == ("none",) else words
 
 
 def _sentiment_in(reply: str) -> str:
-    said = parse_labels(reply.rpartition("</think>")[2])
+    said = parse_labels(spoken(reply))
     return said[0] if said in (["positive"], ["negative"]) else "neutral"

@@ -77,7 +77,7 @@ def _prepare(container: InputContainer, path: Path, max_duration_s: float) -> No
     duration_s = (container.duration or 0) / av.time_base
     if duration_s > max_duration_s:
         raise MediaError(f"{path} lasts {duration_s:.0f} s, over {max_duration_s:g}: cut it")
-    for stream in filter(None, [track(container.streams.video)]):
+    if (stream := track(container.streams.video)) is not None:
         stream.thread_type = "SLICE"  # frame threads stall on sampled reads
         if stream.width * stream.height > MAX_PIXELS:
             raise MediaError(

@@ -188,10 +188,10 @@ class AffectGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         shared = self.get_input_embeddings().weight  # also read as it is, where it is the head too
         modules = [] if _carries_language_model(self.config) else self.language_model.modules()
-        for module in modules:
-            if isinstance(module, nn.Linear) and module.weight is not shared:
-                for weight in module.parameters(recurse=False):
-                    weight.data = weight.data if weight.requires_grad else weight.data.bfloat16()
+        for linear in (module for module in modules if isinstance(module, nn.Linear)):
+            for weight in linear.parameters(recurse=False):
+                if not weight.requires_grad and weight is not shared:
+                    weight.data = weight.data.bfloat16()
 
     def merge_adapter(self) -> None:
         """Add the adapter to the frozen weights for good: the model then has rank 0.

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from affectgpt_r1.asking import Content, Questions, Server, ask_all
+from affectgpt_r1.asking import Content, Questions, Server, ask_all, spoken
 from affectgpt_r1.clips import Clip
 from affectgpt_r1.emotion.lexicon import Lexicon
 from affectgpt_r1.errors import InputError
@@ -188,7 +188,7 @@ def _quoted(text: str) -> str:
 
 
 def _verdict(reply: str) -> str:
-    found = _VERDICT.fullmatch(reply.rpartition("</think>")[2])
+    found = _VERDICT.fullmatch(spoken(reply))
     if not found:
         raise ValueError(f"no verdict: {reply[:80]!r}")
     return found[1].lower()
